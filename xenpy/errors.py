@@ -35,9 +35,7 @@ class XenError(OSError):
         hint: what to do about it, or "".
     """
 
-    def __init__(
-        self, errno: int, operation: str, hint: str = "", **arguments: object
-    ) -> None:
+    def __init__(self, errno: int, operation: str, hint: str = "", **arguments: object) -> None:
         self.operation = operation
         self.arguments = arguments
         self.hint = hint
