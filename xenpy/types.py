@@ -11,6 +11,7 @@ from enum import IntEnum
 from typing import Final, NewType
 
 __all__ = [
+    "DOM0",
     "DOMID_FIRST_RESERVED",
     "DOMID_SELF",
     "PAGE_SHIFT",
@@ -35,6 +36,7 @@ PAGE_SHIFT: Final = 12
 PAGE_SIZE: Final = 1 << PAGE_SHIFT
 """Xen's page: 4096 bytes on every architecture, whatever the kernel's page is."""
 
+DOM0: Final = DomId(0)
 DOMID_FIRST_RESERVED: Final = 0x7FF0
 DOMID_SELF: Final = DomId(0x7FF0)
 

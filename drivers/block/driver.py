@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: MIT
+"""The block driver as the command line sees it: its name, options and attach nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from xenpy.drivers.block.back import BlockBackend
+
+from xenpy.attach import DevicePlan
+from xenpy.driver import Driver
+from xenpy.drivers.block.vdev import parse_vdev
+
+__all__ = ["DRIVER"]
+
+FRONTEND_KIND: Final = "vbd"
+KIND: Final = "vbd3"
+"""libxl's directory for `backendtype=tap`, since Xen 4.19 (6d7d8d2b3e); no kernel driver
+claims it."""
+
+WORDS: Final = {"vdev", "target", "mode", "device-type"}
+
+
+def plan(words: Mapping[str, str], kind: str) -> DevicePlan:
+    """The nodes of a disk, named as libxl names them (libxl_disk.c).
+
+    Raises:
+        ValueError: a word is missing, unknown or makes no sense.
+    """
+    unknown = sorted(set(words) - WORDS)
+    if unknown:
+        raise ValueError(f"block has no {unknown[0]!r}; it takes {', '.join(sorted(WORDS))}")
+    vdev = words.get("vdev")
+    if vdev is None:
+        raise ValueError("which device? give vdev=xvda")
+    devid = parse_vdev(vdev)
+    mode = words.get("mode", "w")
+    device_type = words.get("device-type", "disk")
+    if mode not in ("r", "w"):
+        raise ValueError(f"mode is {mode!r}; give r or w")
+    if device_type not in ("disk", "cdrom"):
+        raise ValueError(f"device-type is {device_type!r}; give disk or cdrom")
+    target = words.get("target", "")
+    backend: dict[str, str | int] = {
+        "dev": vdev,
+        "mode": mode,
+        "device-type": device_type,
+        "type": "tap",
+        "removable": 1 if device_type == "cdrom" else 0,
+        "params": f"aio:{Path(target).absolute()}" if target else "",
+    }
+    return DevicePlan(
+        frontend_kind=FRONTEND_KIND,
+        backend_kind=kind,
+        devid=devid,
+        backend_keys=backend,
+        frontend_keys={"virtual-device": int(devid), "device-type": device_type},
+    )
+
+
+DRIVER: Final = Driver(
+    name="block",
+    kind=KIND,
+    summary="disks: raw files and block devices (blkif)",
+    backend=BlockBackend,
+    options={"force": "1: serve an image although it is open for writing elsewhere"},
+    plan=plan,
+)

@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: MIT
+"""A queue's thread: starts, serves, unmasks after the work, stops, fails, and lets go."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from xenpy.errors import PeerError
+from xenpy.runtime import SPURIOUS_ALLOWED, Deferred, Queue, QueueThread
+from xenpy.types import Port
+
+
+class Channels:
+    """A port made of an eventfd that is masked while pending, as the kernel's are."""
+
+    def __init__(self, journal: list[str]) -> None:
+        self.fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self.journal = journal
+
+    def fileno(self) -> int:
+        return self.fd
+
+    def pending(self, limit: int = 64) -> list[Port]:
+        os.eventfd_read(self.fd)
+        return [Port(5)]
+
+    def unmask(self, ports: Sequence[Port]) -> None:
+        assert ports == [Port(5)]
+        self.journal.append("unmask")
+
+
+class FakeQueue(Queue):
+    def __init__(self) -> None:
+        self.journal: list[str] = []
+        self.channels = Channels(self.journal)
+        self.work: list[int] = []
+        self.fail_open: Exception | None = None
+        self.fail_service: Exception | None = None
+        self.served = threading.Event()
+
+    def open(self) -> Channels:
+        self.journal.append("open")
+        if self.fail_open is not None:
+            raise self.fail_open
+        return self.channels
+
+    def service(self) -> int:
+        if self.fail_service is not None:
+            raise self.fail_service
+        if self.work:
+            self.journal.append("served")
+            return self.work.pop()
+        self.served.set()
+        return 0
+
+    def close(self) -> None:
+        self.journal.append(f"close in {threading.current_thread().name}")
+        os.close(self.channels.fd)
+
+
+def run_queue(
+    queue: FakeQueue, body: Callable[[QueueThread], object] | None = None
+) -> list[Exception]:
+    failures: list[Exception] = []
+
+    async def main() -> None:
+        failed = asyncio.Event()
+
+        def on_failure(error: Exception) -> None:
+            failures.append(error)
+            failed.set()
+
+        thread = QueueThread(queue, "vbd3/1/51712", on_failure)
+        await thread.start()
+        if body is not None:
+            await asyncio.to_thread(body, thread)
+        if queue.fail_service is not None:
+            await failed.wait()
+        await thread.stop()
+
+    asyncio.run(main())
+    return failures
+
+
+def test_requests_published_before_the_bind_are_served() -> None:
+    queue = FakeQueue()
+    queue.work = [3, 2]
+    assert run_queue(queue) == []
+    assert queue.journal[:3] == ["open", "served", "served"]
+
+
+def test_the_port_is_unmasked_after_the_work() -> None:
+    queue = FakeQueue()
+
+    def body(_: QueueThread) -> None:
+        assert queue.served.wait(5)
+        queue.served.clear()
+        queue.work = [1]
+        os.eventfd_write(queue.channels.fd, 1)
+        assert queue.served.wait(5)
+
+    run_queue(queue, body)
+    assert queue.journal.index("served") < queue.journal.index("unmask")
+
+
+def test_the_thread_itself_lets_go() -> None:
+    queue = FakeQueue()
+    run_queue(queue)
+    assert queue.journal[-1] == "close in vbd3/1/51712"
+
+
+def test_an_open_that_fails_is_raised_and_closed() -> None:
+    queue = FakeQueue()
+    queue.fail_open = PeerError("no such ring")
+    with pytest.raises(PeerError, match="no such ring"):
+        run_queue(queue)
+    assert queue.journal == ["open", "close in vbd3/1/51712"]
+
+
+def test_a_failure_is_reported_after_the_queue_let_go() -> None:
+    queue = FakeQueue()
+    queue.fail_service = PeerError("req_prod jumped")
+    failures = run_queue(queue)
+    assert [str(error) for error in failures] == ["req_prod jumped"]
+    assert queue.journal[-1].startswith("close")
+
+
+def test_a_storm_of_empty_events_is_held_off() -> None:
+    """E1: past the allowance, events for nothing leave the port masked for a while."""
+    queue = FakeQueue()
+
+    def body(_: QueueThread) -> None:
+        for _ in range(SPURIOUS_ALLOWED + 3):
+            assert queue.served.wait(5)
+            queue.served.clear()
+            os.eventfd_write(queue.channels.fd, 1)
+
+    run_queue(queue, body)
+    assert queue.journal.count("unmask") >= SPURIOUS_ALLOWED
+
+
+def test_a_stop_during_a_hold_off_is_heard_at_once() -> None:
+    queue = FakeQueue()
+
+    async def main() -> None:
+        thread = QueueThread(queue, "t", lambda _: None)
+        await thread.start()
+        for _ in range(SPURIOUS_ALLOWED + 8):
+            await asyncio.to_thread(queue.served.wait, 5)
+            queue.served.clear()
+            os.eventfd_write(queue.channels.fd, 1)
+        await asyncio.wait_for(thread.stop(), 5)
+        await thread.stop()
+
+    asyncio.run(main())
+
+
+class Viewed:
+    def __init__(self) -> None:
+        self.viewed = True
+        self.closed = False
+
+    def close(self) -> None:
+        if self.viewed:
+            raise BufferError("a view lives")
+        self.closed = True
+
+
+def test_an_unmap_under_a_view_is_deferred_counted_and_done_later() -> None:
+    deferred = Deferred()
+    mapping = Viewed()
+    assert not deferred.close(mapping, "vbd3/1/51712")
+    assert len(deferred) == 1
+    assert deferred.retry() == 1
+    mapping.viewed = False
+    assert deferred.retry() == 0
+    assert mapping.closed
+    assert len(deferred) == 0

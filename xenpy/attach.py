@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: MIT
+"""Makes and removes the XenStore nodes of a device, as libxl's toolstack does.
+
+For kinds that no toolstack knows, for Xen 4.17, whose xl refuses `backendtype=tap`, and
+for a frontend in this very domain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from xenpy.backend import DeviceError, Keys
+from xenpy.errors import XenNotFoundError
+from xenpy.lifecycle import ATTACHED
+from xenpy.types import DOM0, DevId, DomId, XenbusState
+from xenpy.xenbus import parse_state
+from xenpy.xenstore import NotYet, Reader, Store, Transaction
+
+__all__ = ["DevicePlan", "Endpoints", "attach", "detach", "endpoints", "parse_words"]
+
+
+@dataclass(frozen=True, slots=True)
+class DevicePlan:
+    """What a driver wants written for a device.
+
+    Attributes:
+        frontend_kind, backend_kind: the directory names, e.g. "vbd" and "vbd3".
+        devid: the device's number, e.g. 51712.
+        backend_keys, frontend_keys: beside those that every device has.
+    """
+
+    frontend_kind: str
+    backend_kind: str
+    devid: DevId
+    backend_keys: Keys
+    frontend_keys: Keys
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoints:
+    """The two directories of a device."""
+
+    frontend: str
+    backend: str
+
+
+async def attach(
+    store: Store,
+    domid: DomId,
+    plan: DevicePlan,
+    *,
+    backend_domid: DomId = DOM0,
+    timeout: float = 10.0,
+) -> Endpoints:
+    """Make a device and wait until its backend serves it.
+
+    Raises:
+        FileExistsError: the domain has a device of that number already.
+        ProcessLookupError: there is no such domain.
+        DeviceError: the backend refused (`hotplug-error`), or nobody serves the kind.
+            The nodes have been removed again.
+    """
+    ends = endpoints(domid, plan.frontend_kind, plan.backend_kind, plan.devid, backend_domid)
+    if not await store.is_domain_introduced(domid):
+        raise ProcessLookupError(f"there is no domain {domid}")
+    common: dict[str, str | int] = {"state": int(XenbusState.INITIALISING)}
+
+    async def write(tx: Transaction) -> None:
+        for path in (ends.frontend, ends.backend):
+            if await tx.exists(path):
+                raise FileExistsError(f"{path} exists already")
+        frontend = {"backend": ends.backend, "backend-id": int(backend_domid)}
+        backend = {
+            "frontend": ends.frontend,
+            "frontend-id": int(domid),
+            "online": 1,
+            ATTACHED: 1,
+        }
+        for path, owner, reader, keys in (
+            (ends.frontend, domid, backend_domid, {**frontend, **plan.frontend_keys, **common}),
+            (ends.backend, backend_domid, domid, {**backend, **plan.backend_keys, **common}),
+        ):
+            await tx.mkdir(path)
+            # Keys inherit the directory's permissions: owner all, peer read, others none.
+            await tx.set_perms(path, f"n{owner},r{reader}")
+            for key, value in keys.items():
+                await tx.write(f"{path}/{key}", value)
+
+    await store.transact(write)
+    try:
+        await _until_served(store, ends.backend, timeout)
+    except DeviceError:
+        await _remove(store, ends, timeout=timeout)
+        raise
+    return ends
+
+
+async def _until_served(store: Store, backend: str, timeout: float) -> None:
+    async def served(reader: Reader) -> None:
+        status = await reader.get(f"{backend}/hotplug-status")
+        if status == "error":
+            reason = await reader.get(f"{backend}/hotplug-error", "no reason given")
+            raise DeviceError(reason or "no reason given")
+        state = parse_state(await reader.get(f"{backend}/state"))
+        if status != "connected" or state in (XenbusState.UNKNOWN, XenbusState.INITIALISING):
+            raise NotYet
+
+    try:
+        await store.wait(served, timeout=timeout)
+    except TimeoutError:
+        kind = backend.split("/")[-3]
+        raise DeviceError(
+            f"no backend answered within {timeout:g} s: does a daemon serve {kind}? "
+            "(xenpy serve block)"
+        ) from None
+
+
+async def detach(
+    store: Store, ends: Endpoints, *, timeout: float = 10.0, force: bool = False
+) -> None:
+    """Ask for a close, wait for it, remove the nodes.
+
+    Args:
+        force: do not ask the frontend: take its nodes away first, as `xl block-detach
+            --force` does.
+
+    Raises:
+        XenTimeoutError: the backend did not close; the nodes are left.
+    """
+    if force and await store.exists(ends.frontend):
+        await store.rm(ends.frontend)
+    await _remove(store, ends, timeout=timeout)
+
+
+async def _remove(store: Store, ends: Endpoints, *, timeout: float) -> None:
+    async def ask(tx: Transaction) -> None:
+        if await tx.exists(f"{ends.backend}/state"):
+            await tx.write(f"{ends.backend}/online", 0)
+            await tx.write(f"{ends.backend}/state", int(XenbusState.CLOSING))
+
+    async def closed(reader: Reader) -> None:
+        state = await reader.get(f"{ends.backend}/state")
+        if state is not None and parse_state(state) is not XenbusState.CLOSED:
+            raise NotYet
+
+    await store.transact(ask)
+    await store.wait(closed, timeout=timeout)
+    for path in (ends.frontend, ends.backend):
+        await store.rm(path)
+    parent = ends.backend.rsplit("/", 1)[0]
+    if await _is_empty(store, parent):
+        await store.rm(parent)
+
+
+async def _is_empty(store: Store, path: str) -> bool:
+    try:
+        return not await store.list(path)
+    except XenNotFoundError:
+        return False
+
+
+def endpoints(
+    domid: DomId, frontend_kind: str, backend_kind: str, devid: DevId, backend_domid: DomId
+) -> Endpoints:
+    """Where a device's two directories are.
+
+    Computed, never read from the frontend's `backend` key: the guest may write that, and
+    a detach would then remove another guest's device.
+    """
+    return Endpoints(
+        f"/local/domain/{domid}/device/{frontend_kind}/{devid}",
+        f"/local/domain/{backend_domid}/backend/{backend_kind}/{domid}/{devid}",
+    )
+
+
+def parse_words(words: list[str]) -> Mapping[str, str]:
+    """`key=value` words of a command line, as nbdkit takes them.
+
+    Raises:
+        ValueError: a word without `=`, or a key given twice.
+    """
+    pairs: dict[str, str] = {}
+    for word in words:
+        key, separator, value = word.partition("=")
+        if not separator or not key:
+            raise ValueError(f"{word!r} is not key=value")
+        if key in pairs:
+            raise ValueError(f"{key} is given twice")
+        pairs[key] = value
+    return pairs

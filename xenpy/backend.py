@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: MIT
+"""What a backend driver is written against.
+
+A driver subclasses `Device`; `xenpy.service.Service` finds the devices that the
+toolstack makes under `backend/KIND` and takes each through its life
+(`xenpy.lifecycle`), calling the four coroutines below in order:
+
+    prepare -> connect -> disconnect -> (connect -> disconnect ...) -> close
+
+`connect` is called again after `disconnect` when a frontend reconnects.
+"""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from xenpy.runtime import Deferred
+from xenpy.types import DevId, DomId
+
+if TYPE_CHECKING:
+    from xenpy.evtchn import EventChannels
+    from xenpy.gnttab import GrantTable
+
+__all__ = ["Device", "DeviceContext", "DeviceError", "Keys", "NativeXen", "XenAccess"]
+
+Keys = Mapping[str, str | int]
+"""XenStore keys to publish, relative to the device's directory."""
+
+
+class DeviceError(Exception):
+    """The device cannot be served, through no fault of the frontend: a missing image, an
+    image in use.  The text goes to `hotplug-error`, where `xl` shows it to the operator."""
+
+
+class XenAccess(Protocol):
+    """How a device opens its own handles; `xenpy.testing` substitutes fakes here."""
+
+    def open_grants(self) -> GrantTable: ...
+    def open_evtchn(self) -> EventChannels: ...
+
+
+class NativeXen:
+    """`XenAccess` of the running system.  Imports the Xen libraries on first use."""
+
+    def open_grants(self) -> GrantTable:
+        from xenpy.gnttab import GrantTable
+
+        return GrantTable()
+
+    def open_evtchn(self) -> EventChannels:
+        from xenpy.evtchn import EventChannels
+
+        return EventChannels()
+
+
+def _no_failure(_: Exception) -> None:
+    raise RuntimeError("this context belongs to no life cycle")
+
+
+@dataclass(slots=True)
+class DeviceContext:
+    """What the framework tells a device about itself.
+
+    Attributes:
+        kind, domid, devid: the backend's kind ("vbd3"), the frontend's domid, the device.
+        path: the backend's own directory in XenStore, absolute.
+        frontend_path: the frontend's directory; checked to belong to `domid`.
+        backend_keys: the backend's own directory as the toolstack wrote it: trusted.
+        options: what the operator gave on the command line, by name.
+        xen: opens grant-table and event-channel handles.
+        log: a logger that says the device's name, bounded in lines per second.
+        on_failure: to be called in the event loop when the data plane has failed; the
+            device is then disconnected and closed with an error node.
+        deferred: unmaps that wait for a view to die.
+    """
+
+    kind: str
+    domid: DomId
+    devid: DevId
+    path: str
+    frontend_path: str
+    backend_keys: Mapping[str, str]
+    options: Mapping[str, str]
+    xen: XenAccess
+    log: logging.LoggerAdapter[logging.Logger]
+    on_failure: Callable[[Exception], None] = _no_failure
+    deferred: Deferred = field(default_factory=Deferred)
+
+    @property
+    def name(self) -> str:
+        """KIND/DOMID/DEVID, as the device prints everywhere."""
+        return f"{self.kind}/{self.domid}/{self.devid}"
+
+
+class Device(ABC):
+    """A driver's half of one device.  All four coroutines run in the event loop, one at a
+    time; blocking work belongs in a thread (`asyncio.to_thread`) or in the queue's thread.
+    """
+
+    def __init__(self, context: DeviceContext) -> None:
+        self.context = context
+
+    @abstractmethod
+    async def prepare(self) -> Keys:
+        """Open what is served.  Returns the keys to publish before InitWait.
+
+        libxl waits 10 s for InitWait.
+
+        Raises:
+            DeviceError: the device cannot be served; the operator reads why.
+        """
+
+    @abstractmethod
+    async def connect(self, frontend: Mapping[str, str]) -> Keys:
+        """Map the rings that the frontend published and start to serve them.
+
+        Args:
+            frontend: the frontend's directory.  Hostile input: a value may be any text
+                (bytes that are no UTF-8 come as surrogates), any key may be missing.
+
+        Returns:
+            The keys to publish together with Connected.
+
+        Raises:
+            PeerError: the keys make no sense.
+            XenError: they name a ring that cannot be mapped or a port that cannot be bound.
+                Nothing may be held after either.
+        """
+
+    @abstractmethod
+    async def disconnect(self) -> None:
+        """Stop serving.  Returns when nothing of the frontend is held any more, however
+        long the I/O in flight takes.  Harmless when not connected."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Release what `prepare` opened.  Harmless when nothing is open."""
+
+    def stats(self) -> Mapping[str, int]:
+        """Counters by name, monotonic since `prepare`."""
+        return {}

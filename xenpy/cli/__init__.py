@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""The `xenpy` command: one module for each verb."""

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: MIT
+"""`xenpy detach`: take a device away that `xenpy attach` made."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+from typing import TYPE_CHECKING
+
+from xenpy.attach import detach, endpoints, parse_words
+from xenpy.cli.common import add_device_options, find_driver
+from xenpy.xenstore import Store
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction
+
+DESCRIPTION = """\
+Ask for a close, wait until the backend has let go of everything, remove the nodes.
+A guest that still uses the device refuses: unmount there first, or give --force.
+"""
+EPILOG = """\
+example:
+  xenpy detach block 7 vdev=xvda
+"""
+
+
+def add_parser(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = verbs.add_parser(
+        "detach",
+        help="take a device away",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--force", action="store_true", help="do not ask the frontend")
+    add_device_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    driver = find_driver(args.driver)
+    plan = driver.plan(parse_words(args.words), args.kind or driver.kind)
+    ends = endpoints(args.domid, plan.frontend_kind, plan.backend_kind, plan.devid, args.backend)
+
+    async def take_away() -> None:
+        async with Store.open(args.store) as store:
+            if not await store.exists(ends.backend):
+                raise FileNotFoundError(f"there is no device {ends.backend}")
+            await detach(store, ends, timeout=args.timeout, force=args.force)
+        if args.json:
+            print(json.dumps({"removed": ends.backend}))
+
+    asyncio.run(take_away())
+    return 0

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: MIT
+"""A `Service` as a daemon: claim the kind, serve, park on SIGTERM."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from xenpy.driver import Driver
+from xenpy.service import Service, claim_kind
+from xenpy.xenstore import Store
+
+__all__ = ["serve"]
+
+log = logging.getLogger(__name__)
+
+PARK_BOUND: Final = 20.0
+"""Seconds that parking may take; a store that hangs longer loses its device's orderly end."""
+
+
+async def serve(
+    driver: Driver,
+    *,
+    kind: str,
+    options: Mapping[str, str],
+    store_path: str | None = None,
+    rundir: str = "/run/xenpy",
+    stats_path: str | None = None,
+) -> int:
+    """Serve until SIGTERM or SIGINT, then park every device.
+
+    Returns:
+        The exit status: 0, or 1 if a device could not be parked.
+
+    Raises:
+        KindTakenError: another daemon serves this kind.
+    """
+    with claim_kind(kind, rundir):
+        async with Store.open(store_path) as store:
+            service = Service(
+                store, kind, driver.backend, options=options, domid=await store.domid()
+            )
+            stop = asyncio.Event()
+            loop = asyncio.get_running_loop()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, stop.set)
+            if stats_path is not None:
+                loop.add_signal_handler(signal.SIGUSR1, _write_stats, service, stats_path)
+            running = asyncio.create_task(service.run())
+            stopping = asyncio.create_task(stop.wait())
+            log.info("serving %s", kind)
+            await asyncio.wait([running, stopping], return_when=asyncio.FIRST_COMPLETED)
+            if running.done():
+                stopping.cancel()
+                await running
+            if stats_path is not None:
+                _write_stats(service, stats_path)
+            stuck = await service.park(PARK_BOUND)
+            for name in stuck:
+                log.error("%s did not let go within %g s: not parked", name, PARK_BOUND)
+            running.cancel()
+            with suppress(asyncio.CancelledError):
+                if not stuck:
+                    await running
+            return 1 if stuck else 0
+
+
+def _write_stats(service: Service, path: str) -> None:
+    """Replace the file at once, so that a reader never sees half of it."""
+    figures = {
+        "devices": {
+            life.name: {"state": life.phase.name, "draining": life.draining, **life.stats()}
+            for life in service.devices.values()
+        },
+        "deferred_unmaps": service.deferred_unmaps,
+    }
+    temporary = Path(f"{path}.{os.getpid()}")
+    temporary.write_text(json.dumps(figures, indent=1) + "\n")
+    temporary.replace(path)

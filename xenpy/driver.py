@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: MIT
+"""What a driver package declares, so that the command line can find and use it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from xenpy.attach import DevicePlan
+from xenpy.backend import Device, DeviceContext
+
+__all__ = ["Driver"]
+
+
+@dataclass(frozen=True, slots=True)
+class Driver:
+    """A driver, as the entry-point group `xenpy.drivers` names it.
+
+    Attributes:
+        name: as `xenpy serve NAME` takes it.
+        kind: the default directory below `backend/`.
+        summary: one line for `--help`.
+        backend: makes the backend's half of a device.
+        options: what `xenpy serve NAME key=value` takes: name -> help.
+        plan: turns the words of `xenpy attach NAME DOMID key=value` and the backend kind
+            into the nodes to write.  Raises ValueError for a word it does not understand.
+    """
+
+    name: str
+    kind: str
+    summary: str
+    backend: Callable[[DeviceContext], Device]
+    options: Mapping[str, str]
+    plan: Callable[[Mapping[str, str], str], DevicePlan]

@@ -1,0 +1,372 @@
+# SPDX-License-Identifier: MIT
+"""The life of one backend device: watch, ask the table, do the step, write the state.
+
+Everything about one device happens in one task, one step after the other, so that a
+frontend that toggles its state can never have two steps run at once (XSA-350).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from enum import Enum
+from typing import Final, TypeVar
+
+from xenpy.backend import Device, DeviceContext, DeviceError, Keys
+from xenpy.devlog import TokenBucket
+from xenpy.errors import PeerError, XenConnectionError, XenError, XenTimeoutError
+from xenpy.types import XenbusState
+from xenpy.xenbus import BackendStep, backend_step, parse_state
+from xenpy.xenstore import Store, Transaction
+
+__all__ = ["ATTACHED", "DISCONNECT_BOUND", "PARKED", "DeviceLife", "Outcome"]
+
+DISCONNECT_BOUND: Final = 8.0
+"""Seconds that a close may take before the device is parked as draining; libxl waits 10."""
+MAX_FRONTEND_KEYS: Final = 256
+"""Keys read of a frontend's directory; a multi-queue disk has about 10 a queue."""
+MAX_ERROR_TEXT: Final = 256
+ATTACHED: Final = "xenpy-attached"
+"""Key in the backend directory: made by `xenpy attach`, not by the toolstack."""
+STORE_PAUSE: Final = 0.5
+"""Seconds between attempts while xenstored is away."""
+PARKED: Final = "xenpy-parked"
+"""Key in the backend directory: a daemon ended in good order, with every request that it
+had taken answered, and the next one may take the device over as it is."""
+
+T = TypeVar("T")
+
+SERVING: Final = (XenbusState.CONNECTED, XenbusState.CLOSING)
+
+
+class Outcome(Enum):
+    """How a device's life ended."""
+
+    REMOVED = "the toolstack removed it"
+    REPLACED = "the toolstack made it anew under the same path"
+    PARKED = "the daemon ends; the next one takes over"
+
+
+class _NodesGoneError(Exception):
+    """The device's directory has gone: writing would bring back a corpse."""
+
+
+class DeviceLife:
+    """Takes one device through its life.  `run` ends when the device is gone."""
+
+    def __init__(
+        self, store: Store, context: DeviceContext, factory: Callable[[DeviceContext], Device]
+    ) -> None:
+        self._store = store
+        self._context = context
+        self._log = context.log
+        context.on_failure = self._data_plane_failed
+        self._device = factory(context)
+        self._wake = asyncio.Event()
+        self._wake.set()
+        self._failure: Exception | None = None
+        self._domain_is_gone = False
+        self._parking = False
+        self._refused = False
+        self._pace = TokenBucket(burst=16, rate=4.0)
+        self.phase = XenbusState.INITIALISING
+        self.draining = False
+
+    @property
+    def name(self) -> str:
+        return self._context.name
+
+    @property
+    def context(self) -> DeviceContext:
+        return self._context
+
+    def stats(self) -> Mapping[str, int]:
+        return self._device.stats()
+
+    def poke(self) -> None:
+        """Something about this device may have changed: look again."""
+        self._wake.set()
+
+    def domain_gone(self) -> None:
+        """The frontend's domain has died; its nodes may outlive it."""
+        self._domain_is_gone = True
+        self._wake.set()
+
+    def park(self) -> None:
+        """Answer what has been taken, let go of everything, leave the nodes as they are."""
+        self._parking = True
+        self._wake.set()
+
+    async def run(self) -> Outcome:
+        """Live until the device is gone.  Returns how it ended; never raises for what a
+        frontend or a driver does, only for a lost store or cancellation."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                watcher = group.create_task(self._watch_frontend())
+                try:
+                    return await self._live()
+                finally:
+                    watcher.cancel()
+        except BaseExceptionGroup as errors:
+            # A group of one, nearly always: the store's own error says more than the group.
+            raise errors.exceptions[0] from None
+
+    async def _watch_frontend(self) -> None:
+        # One coalescing watch on `state` alone: a guest that writes 10^5 keys costs one
+        # event at most (XSA-349), and its other keys are read at connect only.
+        async with self._store.watch(f"{self._context.frontend_path}/state") as watch:
+            async for _ in watch:
+                self._wake.set()
+
+    async def _live(self) -> Outcome:
+        try:
+            await self._start_from_nodes()
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                outcome = await self._turn()
+                if outcome is not None:
+                    break
+        except _NodesGoneError:
+            outcome = Outcome.REMOVED
+        except asyncio.CancelledError:
+            # The process ends without parking.  A store that hangs must not hold it up:
+            # the kernel unmaps what is left.
+            await asyncio.wait([asyncio.create_task(self._let_go())], timeout=DISCONNECT_BOUND)
+            raise
+        await self._let_go()
+        return outcome
+
+    async def _turn(self) -> Outcome | None:
+        """Look once, act once.  Returns an outcome when the life is over."""
+        if self._parking:
+            return await self._park()
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            await self._fail(failure)
+        node, theirs, online = await self._insist(self._observe)
+        step = backend_step(self.phase, node, theirs, online=online)
+        self._log.debug(
+            "phase %s node %s frontend %s online %d: %s",
+            self.phase.name, node.name, theirs.name, online, step.name,
+        )  # fmt: skip
+        if step is BackendStep.REMOVE:
+            return Outcome.REMOVED
+        if step is BackendStep.REPLACE:
+            return Outcome.REPLACED
+        if step is BackendStep.WAIT or (self._refused and online):
+            return None
+        await self._keep_pace(step)
+        try:
+            await self._perform(step)
+        except _NodesGoneError:
+            raise
+        except (PeerError, DeviceError, OSError) as error:
+            await self._fail(error)
+        except Exception as error:
+            self._log.exception("the driver failed in %s", step.name)
+            await self._fail(error)
+        self._wake.set()
+        return None
+
+    async def _observe(self) -> tuple[XenbusState, XenbusState, bool]:
+        path = self._context.path
+        node, online, theirs = await asyncio.gather(
+            self._store.get(f"{path}/state"),
+            self._store.get(f"{path}/online"),
+            self._read_frontend_state(),
+        )
+        return parse_state(node), theirs, online != "0"
+
+    async def _read_frontend_state(self) -> XenbusState:
+        if self._domain_is_gone:
+            return XenbusState.UNKNOWN
+        try:
+            return parse_state(await self._store.get(f"{self._context.frontend_path}/state"))
+        except PermissionError:
+            # The guest took our right to read its node away: it has hidden its device.
+            return XenbusState.UNKNOWN
+
+    async def _keep_pace(self, step: BackendStep) -> None:
+        """A frontend that flaps gets 16 steps at once, then four a second."""
+        delay = self._pace.take()
+        if delay > 0.0:
+            self._log.info("the frontend changes state too fast: %s waits", step.name)
+            await asyncio.sleep(delay)
+            self._pace.take()
+
+    async def _perform(self, step: BackendStep) -> None:
+        if step is BackendStep.PREPARE:
+            await self._prepare()
+        elif step is BackendStep.CONNECT:
+            await self._connect()
+        elif step is BackendStep.FOLLOW_CLOSING:
+            await self._switch(XenbusState.CLOSING)
+        elif step is BackendStep.DISCONNECT:
+            await self._disconnect()
+            await self._switch(XenbusState.CLOSED)
+            await self._clear_away()
+        elif step is BackendStep.RESTART:
+            await self._disconnect()
+            await self._prepare()
+
+    async def _prepare(self) -> None:
+        try:
+            keys = await self._device.prepare()
+        except DeviceError as error:
+            await self._refuse(str(error))
+            return
+        await self._switch(XenbusState.INIT_WAIT, {**keys, "hotplug-status": "connected"})
+
+    async def _connect(self) -> None:
+        keys = await self._device.connect(await self._frontend_keys())
+        await self._switch(XenbusState.CONNECTED, keys)
+        self._log.info("connected")
+
+    async def _clear_away(self) -> None:
+        """Nodes that `xenpy attach` made are unknown to xl: when the domain has died,
+        nobody else removes them, and a domain that reuses the domid would inherit them."""
+        context = self._context
+        if self._domain_is_gone and context.backend_keys.get(ATTACHED) == "1":
+            await self._insist(lambda: self._store.rm(context.path))
+            raise _NodesGoneError
+
+    async def _frontend_keys(self) -> Mapping[str, str]:
+        context = self._context
+        path = context.frontend_path
+        try:
+            owner = (await self._insist(lambda: self._store.get_perms(path)))[0].domid
+            if owner != context.domid:
+                # XSA-175: keys that another guest can write say nothing about this one.
+                raise PeerError(f"{path} belongs to domain {owner}, not to {context.domid}")
+            return await self._insist(
+                lambda: self._store.read_tree(path, depth=2, limit=MAX_FRONTEND_KEYS)
+            )
+        except (FileNotFoundError, PermissionError) as error:
+            raise PeerError(f"the frontend's directory cannot be read: {error}") from error
+
+    async def _disconnect(self) -> None:
+        """Disconnect however long it takes; past the bound the device is draining.
+
+        The state stays at Closing meanwhile: Closed would promise that nothing of the
+        guest is held.
+        """
+        closing = asyncio.ensure_future(self._device.disconnect())
+        try:
+            done, _ = await asyncio.wait([closing], timeout=DISCONNECT_BOUND)
+            if not done:
+                self.draining = True
+                self._log.warning("the store does not answer: draining")
+                await asyncio.wait([closing])
+                self._log.warning("drained")
+        finally:
+            self.draining = False
+        await closing
+
+    async def _start_from_nodes(self) -> None:
+        """Find out what an earlier daemon left behind."""
+        node, theirs, _ = await self._insist(self._observe)
+        if node is XenbusState.CLOSED:
+            self.phase = XenbusState.CLOSED
+        if node not in (XenbusState.CONNECTED, XenbusState.CLOSING):
+            return
+        if theirs not in (XenbusState.INITIALISED, *SERVING):
+            # Closed, or gone, while nobody looked: a fresh start serves whoever comes next.
+            self.phase = XenbusState.CLOSED
+            return
+        parked = await self._store.get(f"{self._context.path}/{PARKED}")
+        if node is XenbusState.CONNECTED and parked == "1":
+            await self._resume()
+            return
+        # Requests past rsp_prod may have been overwritten by responses never pushed, so
+        # that nobody can say what is outstanding.
+        await self._fail(DeviceError("the daemon that served this device ended without parking it"))
+
+    async def _resume(self) -> None:
+        try:
+            await self._device.prepare()
+            keys = await self._device.connect(await self._frontend_keys())
+            # Not before: whoever dies in between leaves it parked, with nothing taken.
+            await self._store.rm(f"{self._context.path}/{PARKED}")
+            await self._switch(XenbusState.CONNECTED, keys)
+        except (PeerError, DeviceError, OSError) as error:
+            await self._fail(error)
+            return
+        self._log.info("taken over from the daemon before")
+
+    async def _park(self) -> Outcome:
+        connected = self.phase is XenbusState.CONNECTED
+        await self._disconnect()
+        if connected:
+            await self._publish({PARKED: 1})
+            self._log.info("parked")
+        return Outcome.PARKED
+
+    async def _refuse(self, text: str) -> None:
+        """The operator's mistake.  InitWait, so that libxl goes on to run the hotplug
+        script, which finds `hotplug-error` and shows it; without, `xl` waits 10 s for
+        nothing.  The frontend is ignored until the toolstack takes the device away."""
+        self._refused = True
+        self._log.error("refused: %s", text)
+        await self._write_error(text)
+        keys = {"hotplug-error": text[:MAX_ERROR_TEXT], "hotplug-status": "error"}
+        await self._switch(XenbusState.INIT_WAIT, keys)
+
+    async def _fail(self, error: Exception) -> None:
+        """This device is broken; let go of it, say why, and let the frontend close."""
+        text = str(error)[:MAX_ERROR_TEXT] or type(error).__name__
+        if isinstance(error, PeerError):
+            self._log.error("the frontend broke the protocol: %s", text)
+        else:
+            self._log.error("%s", text)
+        await self._disconnect()
+        await self._write_error(text)
+        await self._switch(XenbusState.CLOSING)
+
+    def _data_plane_failed(self, error: Exception) -> None:
+        self._failure = error
+        self._wake.set()
+
+    async def _write_error(self, text: str) -> None:
+        """As the kernel's xenbus_dev_error does: error/NODENAME/error below our own domain."""
+        home, _, nodename = self._context.path.partition("/backend/")
+        try:
+            await self._store.write(f"{home}/error/backend/{nodename}/error", text)
+        except XenError as error:
+            self._log.debug("no error node: %s", error)
+
+    async def _switch(self, state: XenbusState, keys: Keys | None = None) -> None:
+        await self._publish({**(keys or {}), "state": int(state)})
+        self.phase = state
+
+    async def _publish(self, keys: Keys) -> None:
+        """Write keys into the device's directory if it is still there, all or nothing."""
+        path = self._context.path
+
+        async def write(tx: Transaction) -> None:
+            if not await tx.exists(f"{path}/state"):
+                raise _NodesGoneError
+            for key, value in keys.items():
+                self._log.debug("%s = %s", key, value)
+                await tx.write(f"{path}/{key}", value)
+
+        await self._insist(lambda: self._store.transact(write))
+
+    async def _insist(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Do it, and again while xenstored is away: it may be restarting under us, and all
+        that is done here may be done twice.  The device's I/O goes on meanwhile."""
+        while True:
+            try:
+                return await call()
+            except (XenConnectionError, XenTimeoutError) as error:
+                self._log.warning("XenStore does not answer, trying again: %s", error)
+                await asyncio.sleep(STORE_PAUSE)
+
+    async def _let_go(self) -> None:
+        """The life is over: whatever way it ended, hold nothing any more."""
+        try:
+            await self._disconnect()
+        except Exception:
+            self._log.exception("the last disconnect failed")
+        finally:
+            await self._device.close()

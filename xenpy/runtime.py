@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: MIT
+"""The data plane's thread and its one door to asyncio.
+
+A queue's thread alone owns the queue's mappings, its grant cache, its event-channel
+handle and the I/O in flight.  The control plane can start it, ask it to stop, and be
+told that it has ended; it never unmaps anything itself.  A native engine keeps the same
+contract (start, stop by eventfd, report), so a driver can change tiers under it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import select
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol
+
+from xenpy.types import Port
+
+__all__ = ["Closeable", "Deferred", "Queue", "QueueChannels", "QueueThread"]
+
+log = logging.getLogger(__name__)
+
+SPURIOUS_ALLOWED: Final = 8
+"""Wake-ups without work before the port stays masked for a while (XSA-332's remedy)."""
+HOLD_OFF_FIRST: Final = 0.001
+HOLD_OFF_LIMIT: Final = 0.05
+"""Seconds that a port which fires for nothing stays masked: doubled from the first to the
+limit, so that a storm costs 20 wake-ups a second and an honest peer at most 50 ms, once."""
+
+
+class QueueChannels(Protocol):
+    """What a queue's thread needs of `xenpy.evtchn.EventChannels`."""
+
+    def fileno(self) -> int: ...
+    def pending(self, limit: int = 64) -> list[Port]: ...
+    def unmask(self, ports: Sequence[Port]) -> None: ...
+
+
+class Queue(ABC):
+    """One ring and what serves it.  Every method runs in the queue's own thread."""
+
+    @abstractmethod
+    def open(self) -> QueueChannels:
+        """Map the ring and bind the port.  Returns the handle whose descriptor wakes us."""
+
+    @abstractmethod
+    def service(self) -> int:
+        """Serve one bounded batch of requests.
+
+        Returns:
+            How many were handled.  0 only after the ring's final check found nothing, so
+            that the peer is sure to notify us of the next request.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Wait for the I/O in flight, then unmap and unbind everything.  Called once, also
+        after an `open` that failed half-way."""
+
+
+class QueueThread:
+    """Runs a `Queue` in a thread of its own until it is stopped or fails.
+
+    Args:
+        queue: what to run.
+        name: of the thread, for logs and debuggers: the device's name.
+        on_failure: called in the event loop with what `service` raised.  The queue is
+            closed by then: nothing of the peer is held any more.
+    """
+
+    def __init__(self, queue: Queue, name: str, on_failure: Callable[[Exception], None]) -> None:
+        self._queue = queue
+        self._on_failure = on_failure
+        self._stop_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._stopping = False
+        self._loop = asyncio.get_running_loop()
+        self._opened: asyncio.Future[None] = self._loop.create_future()
+        self._ended: asyncio.Future[None] = self._loop.create_future()
+        # A daemon thread: a store that hangs for ever must not keep the process alive.
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    async def start(self) -> None:
+        """Start the thread; returns once the queue is open.
+
+        Raises:
+            whatever `Queue.open` raised; the queue has been closed by then.
+        """
+        self._thread.start()
+        await asyncio.shield(self._opened)
+
+    async def stop(self) -> None:
+        """Ask the thread to stop and wait, without a bound, until it has closed the queue.
+
+        The caller bounds the wait; to give up waiting does not call the stop back.
+        """
+        if not self._stopping:
+            self._stopping = True
+            os.eventfd_write(self._stop_fd, 1)
+        await asyncio.shield(self._ended)
+
+    def _run(self) -> None:
+        failure: Exception | None = None
+        opened = False
+        try:
+            channels = self._queue.open()
+            opened = True
+            self._post(self._report_open)
+            self._serve(channels)
+        except Exception as error:
+            failure = error
+        try:
+            self._queue.close()
+        except Exception:
+            # The peer's pages may still be held: the leak must be seen, not swallowed.
+            log.exception("%s: the queue did not close", self._thread.name)
+        self._post(self._finish, failure, opened)
+
+    def _finish(self, failure: Exception | None, opened: bool) -> None:
+        """In the event loop: the thread has let go of everything."""
+        os.close(self._stop_fd)
+        self._stopping = True
+        if not self._ended.done():
+            self._ended.set_result(None)
+        if failure is None:
+            return
+        if opened:
+            self._on_failure(failure)
+        elif not self._opened.done():
+            self._opened.set_exception(failure)
+
+    def _serve(self, channels: QueueChannels) -> None:
+        poller = select.poll()
+        poller.register(channels.fileno(), select.POLLIN)
+        poller.register(self._stop_fd, select.POLLIN)
+        idle_wakes = 0
+        # Requests may have been published before the port was bound.
+        self._drain()
+        while True:
+            events = poller.poll()
+            if any(fd == self._stop_fd for fd, _ in events):
+                # What the frontend put in the ring before we were told is still answered.
+                self._drain()
+                return
+            ports = channels.pending()
+            if self._drain():
+                idle_wakes = 0
+            else:
+                idle_wakes += 1
+            if idle_wakes > SPURIOUS_ALLOWED and self._held_off(idle_wakes):
+                return
+            # Only now: whatever arrived since the final check is pending behind the mask.
+            channels.unmask(ports)
+
+    def _drain(self) -> int:
+        """Serve until the ring is empty; a peer that never lets it be is left on a stop."""
+        handled = 0
+        while batch := self._queue.service():
+            handled += batch
+            if self._stopping:
+                break
+        return handled
+
+    def _held_off(self, idle_wakes: int) -> bool:
+        """Leave the port masked for a while.  Returns True when told to stop meanwhile."""
+        doublings = min(idle_wakes - SPURIOUS_ALLOWED, 10)
+        seconds = min(HOLD_OFF_FIRST * 2**doublings, HOLD_OFF_LIMIT)
+        readable, _, _ = select.select([self._stop_fd], [], [], seconds)
+        return bool(readable)
+
+    def _report_open(self) -> None:
+        if not self._opened.done():
+            self._opened.set_result(None)
+
+    def _post(self, call: Callable[..., None], *args: object) -> None:
+        try:
+            self._loop.call_soon_threadsafe(call, *args)
+        except RuntimeError:
+            # The loop is closed: the process is ending, and nobody waits any more.
+            log.debug("%s: ended after the event loop", self._thread.name)
+
+
+class Closeable(Protocol):
+    """A handle whose `close` raises BufferError while a view of it lives."""
+
+    def close(self) -> None: ...
+
+
+class Deferred:
+    """Mappings that could not be unmapped yet because somebody still looks at them.
+
+    To unmap under a live view would turn the next access into SIGSEGV, so the unmap waits;
+    it is counted (`len`), logged once, and tried again by whoever calls `retry`.
+    Thread-safe: queue threads put, the control plane retries.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: list[tuple[str, Closeable]] = []
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def close(self, thing: Closeable, owner: str) -> bool:
+        """Close `thing` now, or keep it for later.  Returns True if it is closed."""
+        try:
+            thing.close()
+        except BufferError:
+            log.warning("%s: a view of %r is still alive; its unmap is deferred", owner, thing)
+            with self._lock:
+                self._waiting.append((owner, thing))
+            return False
+        return True
+
+    def retry(self) -> int:
+        """Try again.  Returns how many are still waiting."""
+        with self._lock:
+            waiting, self._waiting = self._waiting, []
+        still: list[tuple[str, Closeable]] = []
+        for owner, thing in waiting:
+            try:
+                thing.close()
+            except BufferError:
+                still.append((owner, thing))
+            else:
+                log.info("%s: the deferred unmap of %r is done", owner, thing)
+        with self._lock:
+            self._waiting.extend(still)
+            return len(self._waiting)

@@ -1,0 +1,281 @@
+# SPDX-License-Identifier: MIT
+"""Finds the devices of one kind and gives each a life of its own.
+
+As xen-9pfsd does: on any event below `backend/KIND`, look at the whole directory and
+act on the difference; an event is a hint, never a fact.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from xenpy.backend import Device, DeviceContext, NativeXen, XenAccess
+from xenpy.devlog import BoundedLog
+from xenpy.errors import XenConnectionError, XenNotFoundError, XenTimeoutError
+from xenpy.lifecycle import DeviceLife, Outcome
+from xenpy.runtime import Deferred
+from xenpy.types import DOM0, DOMID_FIRST_RESERVED, DevId, DomId, XenbusState
+from xenpy.xenbus import parse_state
+from xenpy.xenstore import Store
+
+__all__ = ["KindTakenError", "Service", "claim_kind"]
+
+log = logging.getLogger(__name__)
+
+MAX_BACKEND_KEYS: Final = 128
+RETRY_DEFERRED: Final = 1.0
+"""Seconds between attempts at unmaps that wait for a view to die."""
+STORE_PAUSE: Final = 0.5
+
+
+class KindTakenError(Exception):
+    """Another daemon serves this kind."""
+
+
+@contextmanager
+def claim_kind(kind: str, rundir: str | os.PathLike[str] = "/run/xenpy") -> Iterator[None]:
+    """Hold the right to serve `kind` in this domain.  Two daemons on one kind would both
+    answer every device.
+
+    A lock on a file, not a key in XenStore: it ends with the process, however it dies.
+
+    Raises:
+        KindTakenError: another process holds it; the text says which.
+    """
+    path = Path(rundir) / f"backend-{kind}.lock"
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read(20).strip() or "unknown"
+            raise KindTakenError(
+                f"backend kind {kind!r} is already served by process {holder} ({path})"
+            ) from None
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
+
+
+class Service:
+    """Serves every device of one kind in this domain.
+
+    Args:
+        store: an open connection to XenStore.
+        kind: the directory below `backend/`, e.g. "vbd3".
+        factory: makes a driver's `Device` from its context.
+        xen: how devices open their handles.
+        options: the operator's options, given to every device.
+        domid: the domain that this process runs in.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        kind: str,
+        factory: Callable[[DeviceContext], Device],
+        *,
+        xen: XenAccess | None = None,
+        options: Mapping[str, str] | None = None,
+        domid: DomId = DOM0,
+    ) -> None:
+        self._store = store
+        self._kind = kind
+        self._factory = factory
+        self._xen = xen if xen is not None else NativeXen()
+        self._options = options or {}
+        self._root = f"/local/domain/{domid}/backend/{kind}"
+        self._deferred = Deferred()
+        self._lives: dict[str, DeviceLife] = {}
+        self._tasks: dict[DeviceLife, asyncio.Task[Outcome]] = {}
+        self._given_up: set[str] = set()
+        self._changed = asyncio.Event()
+        self.ready = asyncio.Event()
+        """Set once the devices that were there at the start have been taken up."""
+
+    @property
+    def devices(self) -> Mapping[str, DeviceLife]:
+        """The devices that are served now, by path."""
+        return self._lives
+
+    @property
+    def draining(self) -> list[DeviceLife]:
+        """Devices that still wait for a store to let go, those without nodes included."""
+        return [life for life in self._tasks if life.draining]
+
+    @property
+    def deferred_unmaps(self) -> int:
+        return len(self._deferred)
+
+    async def run(self) -> None:
+        """Serve until cancelled.  Cancel only after `park`, or guests lose their devices."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._watch_backends())
+                group.create_task(self._watch_domains())
+                group.create_task(self._retry_deferred())
+                while True:
+                    self._changed.clear()
+                    await self._rescan()
+                    self.ready.set()
+                    await self._changed.wait()
+        finally:
+            for task in self._tasks.values():
+                task.cancel()
+            await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+
+    async def park(self, timeout: float) -> list[str]:
+        """Let go of every device so that the next daemon can take it over as it is.
+
+        Returns:
+            The names of those that did not let go within `timeout` seconds.
+        """
+        for life in self._tasks:
+            life.park()
+        if self._tasks:
+            await asyncio.wait(self._tasks.values(), timeout=timeout)
+        return [life.name for life, task in self._tasks.items() if not task.done()]
+
+    async def _watch_backends(self) -> None:
+        async with self._store.watch(self._root) as watch:
+            async for paths in watch:
+                self._dispatch(paths)
+
+    def _dispatch(self, paths: Iterable[str]) -> None:
+        for path in paths:
+            life = self._lives.get("/".join(path.split("/")[: self._root.count("/") + 3]))
+            if life is not None:
+                life.poke()
+        # The directory may have lost what the path names: look at all of it in any case.
+        self._changed.set()
+
+    async def _watch_domains(self) -> None:
+        async with self._store.watch("@releaseDomain") as watch:
+            async for _ in watch:
+                await self._find_dead_domains()
+
+    async def _find_dead_domains(self) -> None:
+        domids = {life.context.domid for life in self._lives.values()}
+        for domid in domids:
+            try:
+                alive = await self._store.is_domain_introduced(domid)
+            except (XenConnectionError, XenTimeoutError) as error:
+                log.warning("cannot tell whether domain %d lives: %s", domid, error)
+                continue
+            for life in self._lives.values() if not alive else ():
+                if life.context.domid == domid:
+                    life.domain_gone()
+
+    async def _retry_deferred(self) -> None:
+        while True:
+            await asyncio.sleep(RETRY_DEFERRED)
+            if len(self._deferred):
+                self._deferred.retry()
+
+    async def _rescan(self) -> None:
+        try:
+            found = await self._find_devices()
+        except (XenConnectionError, XenTimeoutError) as error:
+            # The store tells us by a synthetic event when it is back.
+            log.warning("cannot look for devices: %s", error)
+            await asyncio.sleep(STORE_PAUSE)
+            self._changed.set()
+            return
+        self._given_up.intersection_update(found)
+        for path in found:
+            life = self._lives.get(path)
+            if life is not None and life.draining:
+                # The toolstack gave up on it and made the device anew; it drains unseen.
+                state = parse_state(await self._store.get(f"{path}/state"))
+                if state is XenbusState.INITIALISING:
+                    del self._lives[path]
+                    life = None
+            if life is None and path not in self._given_up:
+                await self._take_up(path)
+
+    async def _find_devices(self) -> list[str]:
+        paths: list[str] = []
+        for domid in await self._list(self._root):
+            devids = await self._list(f"{self._root}/{domid}")
+            paths += [f"{self._root}/{domid}/{devid}" for devid in devids]
+        return paths
+
+    async def _list(self, path: str) -> list[str]:
+        try:
+            return await self._store.list(path)
+        except XenNotFoundError:
+            return []
+
+    async def _take_up(self, path: str) -> None:
+        try:
+            keys = await self._store.read_tree(path, depth=1, limit=MAX_BACKEND_KEYS)
+        except XenNotFoundError:
+            return
+        state = parse_state(keys.get("state"))
+        closed = state is XenbusState.CLOSED and keys.get("online") == "0"
+        if state is XenbusState.UNKNOWN or closed:
+            return
+        try:
+            context = self._context(path, keys)
+        except ValueError as error:
+            log.error("%s: not a device: %s", path, error)
+            self._given_up.add(path)
+            return
+        life = DeviceLife(self._store, context, self._factory)
+        self._lives[path] = life
+        task = asyncio.create_task(life.run(), name=context.name)
+        self._tasks[life] = task
+        task.add_done_callback(lambda _: self._ended(path, life))
+
+    def _context(self, path: str, keys: Mapping[str, str]) -> DeviceContext:
+        domid_text, devid_text = path.split("/")[-2:]
+        domid, devid = _number(domid_text), _number(devid_text)
+        if domid >= DOMID_FIRST_RESERVED:
+            raise ValueError(f"{domid} is no domid")
+        if keys.get("frontend-id") != str(domid):
+            raise ValueError(f"frontend-id is {keys.get('frontend-id')!r}, the path says {domid}")
+        frontend = keys.get("frontend", "")
+        if not frontend.startswith(f"/local/domain/{domid}/"):
+            raise ValueError(f"frontend {frontend!r} does not belong to domain {domid}")
+        return DeviceContext(
+            kind=self._kind,
+            domid=DomId(domid),
+            devid=DevId(devid),
+            path=path,
+            frontend_path=frontend,
+            backend_keys=keys,
+            options=self._options,
+            xen=self._xen,
+            log=BoundedLog(log, f"{self._kind}/{domid}/{devid}"),
+            deferred=self._deferred,
+        )
+
+    def _ended(self, path: str, life: DeviceLife) -> None:
+        task = self._tasks.pop(life)
+        if self._lives.get(path) is life:
+            del self._lives[path]
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is not None:
+            log.error("%s: given up: %s", life.name, error, exc_info=error)
+            self._given_up.add(path)
+        else:
+            log.info("%s: %s", life.name, task.result().value)
+        self._changed.set()
+
+
+def _number(text: str) -> int:
+    """A path component that must be a plain decimal number of at most ten digits."""
+    if not (text.isascii() and text.isdigit() and len(text) <= 10):
+        raise ValueError(f"{text[:40]!r} is not a number")
+    return int(text)
