@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""Real drivers, written with xenpy's public API only; installed as `xenpy.drivers`."""
