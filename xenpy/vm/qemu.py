@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: MIT
+"""QEMU's command line, as a pure function of what is wanted.
+
+The flags that matter, and why:
+
+* `-cpu max,-smap`: QEMU before 9.1 mis-emulates IRET from user mode to user mode under
+  SMAP, and the kernel of a PV dom0 runs in user mode.
+* `-rdtscp`: Xen's emulator of SVM guests does not know it, and PVH guests would use it.
+* `bootscrub=0`: emulated memory starts as zeros, and untouched pages keep snapshots small.
+* `restrict=on`: the machine reaches nothing; the host reaches its ssh port only.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from xenpy.vm.cache import digest
+
+__all__ = ["Machine", "Sockets", "command_line", "warm_key"]
+
+QEMU = "qemu-system-x86_64"
+
+
+class Sockets:
+    """The names of the files of a running machine, relative to its directory."""
+
+    QMP = "qmp"
+    HEARTBEAT = "beat"
+    CONSOLE = "console"
+    CONSOLE_LOG = "console.log"
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What kind of machine to make.
+
+    Attributes:
+        accelerator: "tcg" or "kvm".
+        icount: count instructions instead of time, for measuring.
+        store: the daemon that serves XenStore, "xenstored" or "oxenstored".
+        memory: MiB in all; dom0 gets `dom0_memory` of them.
+    """
+
+    accelerator: str = "tcg"
+    icount: bool = False
+    store: str = "xenstored"
+    memory: int = 4096
+    dom0_memory: int = 1536
+    cpus: int = 2
+    xen_arguments: tuple[str, ...] = ()
+    kernel_arguments: tuple[str, ...] = ()
+
+    @property
+    def cpu(self) -> str:
+        """QEMU's -cpu."""
+        return "host" if self.accelerator == "kvm" else "max,-smap,-rdtscp"
+
+    def with_icount(self) -> Machine:
+        """The same machine for measuring: it cannot use KVM."""
+        return replace(self, icount=True, accelerator="tcg")
+
+    def arguments(self) -> list[str]:
+        """The part of QEMU's command line that a snapshot depends on."""
+        if self.icount:
+            clock = ["-accel", "tcg,thread=single", "-icount", "shift=1,sleep=off"]
+        elif self.accelerator == "kvm":
+            clock = ["-accel", "kvm"]
+        else:
+            clock = ["-accel", "tcg,thread=multi"]
+        return [
+            "-machine", "pc", *clock, "-cpu", self.cpu,
+            "-smp", str(self.cpus), "-m", str(self.memory),
+            "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
+        ]  # fmt: skip
+
+    def xen_command_line(self) -> str:
+        """Xen's own arguments."""
+        memory = f"dom0_mem={self.dom0_memory}M,max:{self.dom0_memory}M"
+        return " ".join(
+            [memory, "console=com1", "com1=115200", "noreboot", "bootscrub=0", "loglvl=all",
+             "guest_loglvl=all", *self.xen_arguments]
+        )  # fmt: skip
+
+    def kernel_command_line(self) -> str:
+        """dom0's kernel arguments."""
+        return " ".join(
+            ["root=/dev/vda", "console=hvc0", "panic=1", "mitigations=off", "nokaslr", "quiet",
+             "loglevel=4", f"xenvm.store={self.store}", *self.kernel_arguments]
+        )  # fmt: skip
+
+
+def command_line(
+    machine: Machine, *, xen: Path, kernel: Path, initrd: Path, disk: Path, incoming: bool
+) -> list[str]:
+    """QEMU's whole command line.
+
+    QEMU runs in the machine's own directory, so that the names of its sockets stay short.
+    `incoming`: wait for a snapshot that is named over QMP later.
+    """
+    # Commas part the modules and their arguments in -initrd, and options elsewhere.
+    kernel_module = f"{_escape(kernel)} {machine.kernel_command_line()}"
+    return [
+        QEMU,
+        *machine.arguments(),
+        "-kernel", os.fspath(xen),
+        "-append", machine.xen_command_line(),
+        "-initrd", f"{kernel_module},{_escape(initrd)}",
+        "-drive", f"if=none,id=root,format=qcow2,cache=unsafe,file={_escape(disk)}",
+        "-device", "virtio-blk-pci,drive=root",
+        "-netdev", "user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:0-:22",
+        "-device", "virtio-net-pci,netdev=net,romfile=",
+        "-chardev", f"socket,id=beat,path={Sockets.HEARTBEAT},server=on,wait=off",
+        "-device", "virtio-serial-pci",
+        "-device", "virtserialport,chardev=beat,name=xenvm.heartbeat",
+        "-chardev",
+        f"socket,id=console,path={Sockets.CONSOLE},server=on,wait=off,"
+        f"logfile={Sockets.CONSOLE_LOG},logappend=on",
+        "-serial", "chardev:console",
+        "-qmp", f"unix:{Sockets.QMP},server=on,wait=off",
+        *(["-incoming", "defer"] if incoming else []),
+    ]  # fmt: skip
+
+
+def _escape(path: Path) -> str:
+    return os.fspath(path).replace(",", ",,")
+
+
+def warm_key(machine: Machine, image_key: str, qemu_version: str) -> str:
+    """Changes when a snapshot of the machine would not fit any more."""
+    words: Sequence[str] = command_line(
+        machine, xen=Path("x"), kernel=Path("k"), initrd=Path("i"), disk=Path("d"), incoming=False
+    )
+    return digest(image_key, qemu_version, *words)

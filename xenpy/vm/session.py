@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: MIT
+"""Commands in dom0: pass-through of their streams, their exact status, no silent mix-up.
+
+ssh gives 255 both for its own failures and for a command that exits with 255.  The
+remote wrapper therefore leaves the status in a file of dom0, and 255 is looked up there.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
+
+from xenpy.vm import build
+from xenpy.vm.checkout import Checkout
+from xenpy.vm.errors import VmDiedError, VmError
+from xenpy.vm.machine import Vm, tied_to_us
+from xenpy.vm.ssh import Link
+
+__all__ = ["Session"]
+
+SSH_FAILED = 255
+MASTER_TIMEOUT = 120.0
+
+
+class Session:
+    """A master connection to one dom0, and what is run over it.  A context manager.
+
+    `check` raises if the machine has died, and says why.
+    """
+
+    def __init__(self, link: Link, check: Callable[[], None], vm: Vm | None = None) -> None:
+        self.link = link
+        self._check = check
+        self._vm = vm
+        self._master: subprocess.Popen[bytes] | None = None
+        self._serial = 0
+
+    def __enter__(self) -> Session:
+        try:
+            self._connect()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection; what runs over it gets a hang-up."""
+        if self._master is not None:
+            self._master.terminate()
+            try:
+                self._master.wait(5)
+            except subprocess.TimeoutExpired:
+                self._master.kill()
+                self._master.wait()
+            self._master = None
+            with suppress(FileNotFoundError):
+                self._socket.unlink()
+
+    @property
+    def _socket(self) -> Path:
+        return self.link.directory / self.link.control
+
+    def _connect(self) -> None:
+        deadline = time.monotonic() + MASTER_TIMEOUT
+        log = self.link.directory / f"{self.link.control}.log"
+        while True:
+            with log.open("ab") as handle:
+                self._master = subprocess.Popen(
+                    tied_to_us(self.link.master()),
+                    cwd=self.link.directory,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=handle,
+                    start_new_session=True,
+                )
+            while self._master.poll() is None:
+                if self._socket.exists():
+                    return
+                self._check()
+                if time.monotonic() > deadline:
+                    raise VmDiedError(f"dom0 took no ssh connection in {MASTER_TIMEOUT:.0f} s")
+                time.sleep(0.01)
+            self._check()
+            if time.monotonic() > deadline:
+                raise VmDiedError(
+                    "cannot reach dom0 by ssh", details=log.read_text(errors="replace")[-2000:]
+                )
+            time.sleep(0.2)
+
+    def run(
+        self,
+        command: Sequence[str] | str,
+        *,
+        cwd: str = "/root/xenpy",
+        env: Mapping[str, str] | None = None,
+        tty: bool = False,
+        stdin: int | IO[bytes] | None = None,
+        stdout: int | IO[bytes] | None = None,
+        stderr: int | IO[bytes] | None = None,
+        timeout: float | None = None,
+    ) -> int:
+        """Run `command` (words, or a line for the shell) in dom0; returns its exact status.
+
+        A command killed by signal N gives 128 + N.  Raises VmError when the harness, and
+        not the command, failed, and on time-out.
+        """
+        line = command if isinstance(command, str) else shlex.join(command)
+        self._serial += 1
+        name = f"/run/xenvm/{os.getpid()}.{self._serial}"
+        remote = _wrap(line, name=name, cwd=cwd, env=env or {})
+        client = subprocess.Popen(
+            self.link.command(remote, tty=tty),
+            cwd=self.link.directory,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+        )
+        if self._vm is not None:
+            self._vm.on_death(client.kill)
+        try:
+            status = client.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self._interrupt(name, signal.SIGTERM)
+            raise VmError(f"timed out after {timeout:.0f} s: {line[:200]}") from None
+        except BaseException:
+            self._interrupt(name, signal.SIGINT)
+            raise
+        finally:
+            if client.poll() is None:
+                client.kill()
+                client.wait()
+            if self._vm is not None:
+                self._vm.forget(client.kill)
+        if 0 <= status < SSH_FAILED:
+            return status
+        return self._true_status(name, status)
+
+    def output(self, command: Sequence[str] | str, *, timeout: float = 120.0) -> str:
+        """What `command` prints; VmError if it fails."""
+        done = self._quick(command, timeout)
+        if done.returncode:
+            self._check()
+            raise VmError(
+                f"in dom0, {command if isinstance(command, str) else shlex.join(command)} "
+                f"ended with status {done.returncode}",
+                details=done.stderr.decode(errors="replace")[-2000:],
+            )
+        return done.stdout.decode(errors="replace")
+
+    def push(self, checkout: Checkout, built: Path | None) -> None:
+        """Make the checkout and its extensions /root/xenpy in dom0, and set dom0's clock."""
+        content = checkout.pack()
+        extensions = build.pack_built(built) if built is not None else b""
+        # A tar ends with blocks of zeros; `-i` reads on behind them.
+        name = f"/srv/xenpy/{checkout.c_key()}.{os.getpid()}.{time.monotonic_ns()}"
+        script = (
+            f"date -u -s @{time.time():.0f} > /dev/null; "
+            f"mkdir -p {name} && tar -C {name} -ixf - && ln -sfn {name} /root/xenpy"
+        )
+        done = self._quick(script, 120.0, content + extensions)
+        if done.returncode:
+            self._check()
+            raise VmError(
+                "cannot push the checkout into dom0",
+                details=done.stderr.decode(errors="replace")[-2000:],
+            )
+
+    def _quick(
+        self, command: Sequence[str] | str, timeout: float, data: bytes = b""
+    ) -> subprocess.CompletedProcess[bytes]:
+        line = command if isinstance(command, str) else shlex.join(command)
+        try:
+            return subprocess.run(
+                self.link.command(line),
+                cwd=self.link.directory,
+                input=data,
+                capture_output=True,
+                timeout=timeout,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            self._check()
+            raise VmDiedError(f"dom0 did not finish within {timeout:.0f} s: {line[:100]}") from None
+
+    def _interrupt(self, name: str, number: signal.Signals) -> None:
+        """Signal the process group of a command; a machine of our own dies anyway."""
+        if self._vm is None:
+            with suppress(VmError):
+                self._quick(f"kill -{number.name[3:]} -- -$(cat {name}.pid)", 10.0)
+
+    def _true_status(self, name: str, status: int) -> int:
+        for _ in range(20):
+            self._check()
+            time.sleep(0.05)
+        with suppress(VmError):
+            done = self._quick(f"cat {name}", 20.0)
+            text = done.stdout.decode(errors="replace").strip()
+            if done.returncode == 0 and text.isdigit():
+                return int(text)
+        self._check()
+        raise VmDiedError(f"lost the connection to dom0 (ssh ended with status {status})")
+
+
+def _wrap(line: str, *, name: str, cwd: str, env: Mapping[str, str]) -> str:
+    """The shell text that runs `line`, and leaves its status and its process group."""
+    exports = "".join(f"export {key}={shlex.quote(value)}; " for key, value in env.items())
+    body = f"cd -P {shlex.quote(cwd)} || exit 125; {exports}{line}"
+    return (
+        f"echo $$ > {name}.pid; export PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin "
+        f"PYTHONPATH=/root/xenpy LC_ALL=C.UTF-8 HOME=/root; "
+        f"sh -c {shlex.quote(body)}; status=$?; echo $status > {name}; exit $status"
+    )

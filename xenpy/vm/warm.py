@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: MIT
+"""Warm snapshots: a booted Xen, frozen, from which each run gets a copy of its own.
+
+A snapshot is a qcow2 file over the image's disk plus the machine's state (QEMU's
+`migrate` to a file).  Both are only ever read: a run lays its own overlay on the disk and
+loads the state with `-incoming`, so runs see nothing of each other and any number of
+them may start from one snapshot at the same time.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from xenpy.vm import progress
+from xenpy.vm.cache import Cache
+from xenpy.vm.image import Image
+from xenpy.vm.machine import Vm, make_overlay
+from xenpy.vm.qemu import QEMU, Machine, warm_key
+from xenpy.vm.session import Session
+from xenpy.vm.ssh import Keys, Link
+
+__all__ = ["Warm", "ensure", "qemu_version"]
+
+# Run once before the freeze, so that their pages are in dom0's memory afterwards.
+WARM_UP = (
+    "xl info > /dev/null && xl list > /dev/null && xenstore-ls / > /dev/null && "
+    "python3 -c 'import asyncio, cffi, json, pyxs, subprocess' && tar --version > /dev/null && "
+    "ssh -V && sync"
+)
+
+
+@dataclass(frozen=True)
+class Warm:
+    """A finished snapshot."""
+
+    directory: Path
+
+    @property
+    def disk(self) -> Path:
+        """The overlay on the image's disk."""
+        return self.directory / "disk.qcow2"
+
+    @property
+    def state(self) -> Path:
+        """Memory and devices."""
+        return self.directory / "state"
+
+
+def qemu_version() -> str:
+    """QEMU's version, as it says it."""
+    done = subprocess.run([QEMU, "--version"], capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()[0]
+
+
+def ensure(cache: Cache, image: Image, machine: Machine) -> Warm:
+    """The snapshot of `machine` running `image`, made by a cold boot if there is none."""
+    key = warm_key(machine, image.key, qemu_version())
+    mode = "icount" if machine.icount else machine.accelerator
+    final = cache.root / "warm" / f"{image.release.name}-{mode}-{machine.store}-{key}"
+    warm = Warm(final)
+    if final.is_dir():
+        return warm
+    with cache.locked(f"warm-{final.name}", f"making the snapshot {final.name}"):
+        if final.is_dir():
+            return warm
+        cache.need_space(1500, "a warm snapshot")
+        what = f"booting Xen {image.release.xen} once, for the warm snapshot ({mode})"
+        with progress.step(what), cache.building(final) as work:
+            _make(cache, image, machine, Warm(work))
+        _drop_old(final)
+    return warm
+
+
+def _make(cache: Cache, image: Image, machine: Machine, warm: Warm) -> None:
+    make_overlay(image.root, "raw", warm.disk)
+    with Vm(image, machine, warm.directory) as vm:
+        vm.start(warm.disk)
+        link = Link(Keys.ensure(cache), vm.port, warm.directory)
+        with Session(link, vm.check, vm) as session:
+            session.output(WARM_UP)
+        with vm.qmp() as qmp:
+            qmp.save_state(warm.state)
+            qmp.execute("quit")
+        vm.wait()
+    for path in (warm.disk, warm.state):
+        path.chmod(0o444)
+
+
+def _drop_old(final: Path) -> None:
+    """Remove snapshots of the same kind that an older image or QEMU left behind."""
+    kind = final.name.rpartition("-")[0]
+    for entry in final.parent.glob(f"{kind}-*"):
+        if entry != final:
+            for path in entry.iterdir():
+                path.unlink(missing_ok=True)
+            entry.rmdir()
