@@ -76,14 +76,11 @@ class Tree:
         self.put("/etc/xenvm/guest_ssh_config", (data / "guest_ssh_config").read_bytes())
         self.put("/etc/xen/scripts/vif-xenvm", (data / "vif-xenvm").read_bytes(), 0o755)
         self.put("/usr/local/bin/xenpy", (data / "xenpy").read_bytes(), 0o755)
-        for name, path in (
-            ("/etc/xen/scripts/block-xenpy", "xenpy/data/block-xenpy"),
-            ("/usr/local/bin/xenvm-guest", "xenpy/vm/data/dom0/xenvm-guest"),
-        ):
-            # The checkout's own file, whatever its mode there.
-            line = "$(head -n 1 \"$file\" | cut -c 3-)"
-            text = f'#!/bin/sh\nfile=/root/xenpy/{path}\nexec {line} "$file" "$@"\n'
-            self.put(name, text, 0o755)
+        self.put("/usr/local/bin/xenvm-guest", (data / "xenvm-guest").read_bytes(), 0o755)
+        # The checkout's own script, whatever its mode there.
+        script = "/root/xenpy/xenpy/data/block-xenpy"
+        text = f'#!/bin/sh\nexec $(head -n 1 {script} | cut -c 3-) {script} "$@"\n'
+        self.put("/etc/xen/scripts/block-xenpy", text, 0o755)
         self.put("/etc/hostname", "xenvm\n")
         self.put("/etc/hosts", "127.0.0.1 localhost xenvm\n")
         self.put("/etc/fstab", "")
