@@ -67,10 +67,10 @@ class BlockQueue(Queue):
 
     def service(self) -> int:
         slots = self._ring.take(BATCH_LIMIT)
-        if not slots:
-            if not self._ring.final_check():
-                return 0
+        if not slots and self._ring.final_check():
             slots = self._ring.take(BATCH_LIMIT)
+        if not slots:
+            return 0
         abi = self._keys.abi
         parsed = [abi.parse(slot, self._disk) for slot in slots]
         accepted = [item for item in parsed if isinstance(item, Request)]
