@@ -737,7 +737,7 @@ def test_b1_requests_that_make_no_sense(
         (pack(OP_DISCARD, 15, 2**64 - 1, page), RSP_EOPNOTSUPP),
         (pack(OP_INDIRECT, 16, 0, page), RSP_EOPNOTSUPP),
         (pack(4, 17, 0, page), RSP_EOPNOTSUPP),
-        *((pack(operation, operation + 11, 0, page), RSP_EOPNOTSUPP) for operation in range(7, 256)),
+        *((pack(code, code + 11, 0, page), RSP_EOPNOTSUPP) for code in range(7, 256)),
     ]  # fmt: skip
     with connected(front, served):
         good, slot = 10**6, pack(OP_READ, 10**6, DISK_SECTORS - 8, page)

@@ -19,7 +19,7 @@ from xenpy.drivers.block.image_lock import FLOCK, open_image_file
 from xenpy.backend import DeviceError
 
 
-@pytest.fixture()
+@pytest.fixture
 def image(tmp_path: Path) -> Path:
     path = tmp_path / "disk.img"
     path.write_bytes(bytes(8192))
@@ -185,7 +185,7 @@ def test_the_bytes_that_we_lock_are_qemu_s(image: Path) -> None:
     assert locked == [100, 101, 201, 203]
 
 
-@pytest.fixture()
+@pytest.fixture
 def qemu_io() -> str:
     program = shutil.which("qemu-io")
     if program is None:
@@ -218,7 +218,7 @@ def test_we_refuse_an_image_that_qemu_serves(image: Path, qemu_io: str) -> None:
         process.communicate("quit\n")
 
 
-@pytest.fixture()
+@pytest.fixture
 def sys_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     root = tmp_path / "sys"
     monkeypatch.setattr(image_lock, "SYS", root)

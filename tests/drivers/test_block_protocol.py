@@ -256,7 +256,7 @@ def test_keys_that_make_no_sense(keys: dict[str, str], reason: str) -> None:
             ["ring-ref", "ring-ref0", "ring-ref1", "ring-page-order", "event-channel",
              "protocol", "feature-persistent", "multi-queue-num-queues", "junk"]
         ),
-        st.one_of(st.text(max_size=12), st.integers(-5, 2**33).map(str), st.sampled_from(list(ABIS))),
+        st.text(max_size=12) | st.integers(-5, 2**33).map(str) | st.sampled_from(list(ABIS)),
     )
 )  # fmt: skip
 def test_any_keys_give_sense_or_a_peer_error(keys: dict[str, str]) -> None:

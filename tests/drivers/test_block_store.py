@@ -12,14 +12,14 @@ import pytest
 from xenpy.drivers.block.store import FileStore
 
 
-@pytest.fixture()
+@pytest.fixture
 def image(tmp_path: Path) -> Path:
     path = tmp_path / "disk.img"
     path.write_bytes(bytes(range(256)) * 64)
     return path
 
 
-@pytest.fixture()
+@pytest.fixture
 def store(image: Path) -> Iterator[FileStore]:
     store = FileStore(os.open(image, os.O_RDWR | os.O_CLOEXEC), readonly=False)
     yield store
