@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: MIT
+"""One connection to xenstored under asyncio: many requests in flight, none for ever.
+
+Below `xenstore`, above `store_wire`.  A connection that breaks, or whose other end breaks
+the protocol, fails everything in flight with `XenConnectionError` and is of no more use;
+`xenstore.Store` makes the next one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from xenpy.errors import PeerError, XenConnectionError, XenError, XenTimeoutError
+from xenpy.store_pyxs import Connection, Op, Packet, is_device
+from xenpy.store_wire import PacketReader, encode_packet, parse_error, parse_event
+from xenpy.store_writer import DeviceWriter, SocketWriter
+
+__all__ = ["MAX_IN_FLIGHT", "StoreConnection"]
+
+log = logging.getLogger(__name__)
+
+MAX_IN_FLIGHT: Final = 256
+"""Requests without an answer; the next ones wait.  With 4 KiB each this bounds what is
+buffered towards an xenstored that does not read."""
+_READ_SIZE: Final = 65536
+_ABORT: Final = b"F\0"
+
+
+@dataclass(slots=True)
+class _Request:
+    op: Op
+    tx_id: int
+    name: str
+    arguments: dict[str, object]
+    answer: asyncio.Future[bytes] | None
+    """None: whatever the answer is, nobody wants to know."""
+    timer: asyncio.TimerHandle | None = None
+
+
+class StoreConnection:
+    """Sends requests, matches answers, passes events on.
+
+    Args:
+        connection: connected and non-blocking; closed with this.
+        on_event: called with path and token of each watch event.
+        on_lost: called once, with the reason, unless `close` came first.
+        first_id: the first request's number; they count up and wrap at 32 bits.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        on_event: Callable[[str, str], None],
+        on_lost: Callable[[StoreConnection, XenError], None],
+        first_id: int = 1,
+    ) -> None:
+        self._connection = connection
+        self._on_event = on_event
+        self._on_lost = on_lost
+        self._next_id = first_id
+        self._loop = asyncio.get_running_loop()
+        self._requests: dict[int, _Request] = {}
+        self._slots = asyncio.Semaphore(MAX_IN_FLIGHT)
+        self._reader = PacketReader()
+        self._lost: XenError | None = None
+        self._fd = connection.fileno()
+        writer = DeviceWriter if is_device(connection.path) else SocketWriter
+        self._writer = writer(self._fd, self._loop, self._write_failed)
+        self.strays = 0
+        """Answers that nobody had asked for, and events that cannot be read."""
+        self._loop.add_reader(self._fd, self._readable)
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that have not been answered, those given up included."""
+        return len(self._requests)
+
+    async def request(
+        self,
+        op: Op,
+        payload: bytes,
+        *,
+        timeout: float,
+        tx_id: int = 0,
+        name: str = "",
+        **arguments: object,
+    ) -> bytes:
+        """Ask, and wait for the answer's payload.
+
+        Raises:
+            XenError: what xenstored answered.
+            XenTimeoutError: no answer within `timeout` seconds.
+            XenConnectionError: the connection broke; whether the request was carried out
+                is unknown.
+        """
+        name = name or op.name.lower()
+        deadline = self._loop.time() + timeout
+        await self._take_slot(timeout, name, arguments)
+        answer: asyncio.Future[bytes] = self._loop.create_future()
+        request = _Request(op, tx_id, name, arguments, answer)
+        try:
+            rq_id = self._send(request, payload)
+        except BaseException:
+            self._slots.release()
+            raise
+        request.timer = self._loop.call_at(deadline, self._expire, rq_id, request)
+        try:
+            return await answer
+        finally:
+            request.timer.cancel()
+
+    def post(self, op: Op, payload: bytes, *, tx_id: int = 0) -> None:
+        """Ask for something whose answer changes nothing: an abort, an unwatch.
+
+        Each belongs to one `request` before it, so that their number is bounded as well.
+        """
+        if self._lost is None:
+            self._send(_Request(op, tx_id, op.name.lower(), {}, None), payload)
+
+    async def close(self) -> None:
+        """Close; whatever is in flight fails.  Harmless when closed already."""
+        if self._lost is None:
+            self._shut(XenConnectionError(errno.ECONNABORTED, "close"))
+        await self._writer.finished()
+
+    async def _take_slot(self, timeout: float, name: str, arguments: dict[str, object]) -> None:
+        try:
+            async with asyncio.timeout(timeout if self._slots.locked() else None):
+                await self._slots.acquire()
+        except TimeoutError:
+            # Not one of all those was answered in all that time.
+            self._fail(XenConnectionError(errno.ECONNRESET, name, "xenstored answers nothing"))
+            hint = f"{MAX_IN_FLIGHT} requests are without an answer"
+            raise XenTimeoutError(errno.ETIMEDOUT, name, hint, **arguments) from None
+        if self._lost is not None:
+            self._slots.release()
+            raise self._lost_error(name, arguments)
+
+    def _send(self, request: _Request, payload: bytes) -> int:
+        rq_id = self._next_id
+        while rq_id in self._requests:
+            rq_id = (rq_id + 1) & 0xFFFFFFFF
+        self._next_id = (rq_id + 1) & 0xFFFFFFFF
+        message = encode_packet(request.op, rq_id, request.tx_id, payload)
+        self._requests[rq_id] = request
+        self._writer.write(message)
+        return rq_id
+
+    def _expire(self, rq_id: int, request: _Request) -> None:
+        # The number stays taken until the answer comes, and the slot with it.
+        if request.answer is not None and not request.answer.done():
+            hint = "does xenstored still run?"
+            request.answer.set_exception(
+                XenTimeoutError(errno.ETIMEDOUT, request.name, hint, **request.arguments)
+            )
+
+    def _readable(self) -> None:
+        # One read at a time: the loop has others to serve.
+        try:
+            data = os.read(self._fd, _READ_SIZE)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self._fail(XenConnectionError(error.errno or errno.EIO, "receive"))
+            return
+        if not data:
+            self._fail(XenConnectionError(errno.ECONNRESET, "receive", "xenstored has closed"))
+            return
+        try:
+            for packet in self._reader.feed(data):
+                self._take(packet)
+                if self._lost is not None:
+                    return
+        except PeerError as error:
+            self._fail(XenConnectionError(errno.EPROTO, "receive", str(error)))
+
+    def _take(self, packet: Packet) -> None:
+        if packet.op == Op.WATCH_EVENT:
+            # rq_id and tx_id are not looked at: Linux's xenbus_dev_frontend.c leaves
+            # whatever was on its stack there.
+            try:
+                path, token = parse_event(packet.payload)
+            except PeerError as error:
+                self._stray(str(error))
+                return
+            self._on_event(path, token)
+            return
+        request = self._requests.pop(packet.rq_id, None)
+        if request is None:
+            self._stray(f"nobody asked for answer {packet.rq_id} (operation {packet.op})")
+            return
+        if request.answer is not None:
+            self._slots.release()
+        if packet.tx_id != request.tx_id or packet.op not in (request.op, Op.ERROR):
+            text = f"operation {packet.op} in transaction {packet.tx_id} answers {request.name}"
+            broken = XenConnectionError(errno.EPROTO, "receive", text)
+            self._answer(request, broken)
+            self._fail(broken)
+        elif packet.op == Op.ERROR:
+            self._answer(request, parse_error(packet.payload, request.name, **request.arguments))
+        elif not self._answer(request, packet.payload):
+            self._too_late(request, packet.payload)
+
+    def _answer(self, request: _Request, outcome: bytes | XenError) -> bool:
+        """Returns False if nobody waits any more."""
+        answer = request.answer
+        if answer is None or answer.done():
+            return False
+        if isinstance(outcome, bytes):
+            answer.set_result(outcome)
+        else:
+            answer.set_exception(outcome)
+        return True
+
+    def _too_late(self, request: _Request, payload: bytes) -> None:
+        if request.op is Op.TRANSACTION_START:
+            # Whoever wanted it has gone; open transactions are counted by xenstored.
+            number = payload.rstrip(b"\0")
+            if number.isdigit() and int(number) <= 0xFFFFFFFF:
+                self.post(Op.TRANSACTION_END, _ABORT, tx_id=int(number))
+
+    def _stray(self, text: str) -> None:
+        self.strays += 1
+        if self.strays == 1:
+            log.warning("xenstored: %s; further ones are only counted", text)
+
+    def _write_failed(self, error: OSError) -> None:
+        self._fail(XenConnectionError(error.errno or errno.EIO, "send"))
+
+    def _fail(self, error: XenError) -> None:
+        if self._lost is None:
+            self._shut(error)
+            self._on_lost(self, error)
+
+    def _shut(self, error: XenError) -> None:
+        self._lost = error
+        self._loop.remove_reader(self._fd)
+        self._writer.close()
+        try:
+            self._connection.close()
+        except OSError:
+            # pyxs shuts a socket down first, which fails once the peer has gone.
+            log.debug("closing the connection to xenstored", exc_info=True)
+        requests, self._requests = self._requests, {}
+        for request in requests.values():
+            if request.answer is not None:
+                self._slots.release()
+            self._answer(request, self._lost_error(request.name, request.arguments))
+
+    def _lost_error(self, name: str, arguments: dict[str, object]) -> XenConnectionError:
+        reason = self._lost
+        number = errno.ECONNRESET if reason is None else reason.errno or errno.ECONNRESET
+        hint = "" if reason is None else reason.hint
+        return XenConnectionError(number, name, hint or "the connection is lost", **arguments)
