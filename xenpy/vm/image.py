@@ -31,7 +31,7 @@ PACKAGES = (
     "python3 python3-cffi python3-pyxs python3-pytest python3-pytest-timeout "
     "python3-hypothesis fio strace "
     # what xenpy's C part is built with, in a chroot of the same tree
-    "gcc libc6-dev libxen-dev python3-dev"
+    "gcc libc6-dev libxen-dev python3-dev python3-setuptools"
 ).split()
 
 DROPPED = (

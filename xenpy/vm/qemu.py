@@ -56,7 +56,7 @@ class Machine:
     @property
     def cpu(self) -> str:
         """QEMU's -cpu."""
-        return "host" if self.accelerator == "kvm" else "max,-smap,-rdtscp"
+        return "host" if self.accelerator == "kvm" else "max,-smap,-rdtscp,-xsave,-avx,-avx2,-fma,-f16c"
 
     def with_icount(self) -> Machine:
         """The same machine for measuring: it cannot use KVM."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from xenpy.vm import progress
-from xenpy.vm.cache import Cache
+from xenpy.vm.cache import Cache, remove_tree
 from xenpy.vm.image import Image
 from xenpy.vm.machine import Vm, make_overlay
 from xenpy.vm.qemu import QEMU, Machine, warm_key
@@ -27,7 +27,7 @@ __all__ = ["Warm", "ensure", "qemu_version"]
 WARM_UP = (
     "xl info > /dev/null && xl list > /dev/null && xenstore-ls / > /dev/null && "
     "python3 -c 'import asyncio, cffi, json, pyxs, subprocess' && tar --version > /dev/null && "
-    "ssh -V && sync"
+    "ssh -V && cat /root/guests/vmlinux /root/guests/initramfs > /dev/null && sync"
 )
 
 
@@ -89,10 +89,14 @@ def _make(cache: Cache, image: Image, machine: Machine, warm: Warm) -> None:
 
 
 def _drop_old(final: Path) -> None:
-    """Remove snapshots of the same kind that an older image or QEMU left behind."""
+    """Remove snapshots that an older image or QEMU left behind.
+
+    The youngest of them stays: a run that looked it up just now may be about to start.
+    """
     kind = final.name.rpartition("-")[0]
-    for entry in final.parent.glob(f"{kind}-*"):
-        if entry != final:
-            for path in entry.iterdir():
-                path.unlink(missing_ok=True)
-            entry.rmdir()
+    others = sorted(
+        (entry for entry in final.parent.glob(f"{kind}-*") if entry != final),
+        key=lambda entry: entry.stat().st_mtime,
+    )
+    for entry in others[:-1]:
+        remove_tree(entry)
