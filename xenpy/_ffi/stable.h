@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: MIT */
+/* cdefs: the stable Xen libraries as far as xenpy uses them, then shim.c and ring_core.h. */
+
+typedef unsigned int evtchn_port_t;
+typedef uint16_t domid_t;
+typedef unsigned long xen_pfn_t;
+struct xentoollog_logger;
+
+/* xengnttab.h */
+typedef struct xengntdev_handle xengnttab_handle;
+typedef struct xengntdev_handle xengntshr_handle;
+typedef struct xengnttab_grant_copy_segment {
+    uint16_t len;
+    uint16_t flags;
+    int16_t status;
+    ...;
+} xengnttab_grant_copy_segment_t;
+
+xengnttab_handle *xengnttab_open(struct xentoollog_logger *logger, unsigned open_flags);
+int xengnttab_close(xengnttab_handle *xgt);
+void *xengnttab_map_grant_refs(xengnttab_handle *xgt, uint32_t count, uint32_t *domids,
+                               uint32_t *refs, int prot);
+void *xengnttab_map_domain_grant_refs(xengnttab_handle *xgt, uint32_t count, uint32_t domid,
+                                      uint32_t *refs, int prot);
+void *xengnttab_map_grant_ref_notify(xengnttab_handle *xgt, uint32_t domid, uint32_t ref,
+                                     int prot, uint32_t notify_offset, evtchn_port_t notify_port);
+int xengnttab_unmap(xengnttab_handle *xgt, void *start_address, uint32_t count);
+int xengnttab_grant_copy(xengnttab_handle *xgt, uint32_t count,
+                         xengnttab_grant_copy_segment_t *segs);
+xengntshr_handle *xengntshr_open(struct xentoollog_logger *logger, unsigned open_flags);
+int xengntshr_close(xengntshr_handle *xgs);
+void *xengntshr_share_pages(xengntshr_handle *xgs, uint32_t domid, int count, uint32_t *refs,
+                            int writable);
+void *xengntshr_share_page_notify(xengntshr_handle *xgs, uint32_t domid, uint32_t *ref,
+                                  int writable, uint32_t notify_offset, evtchn_port_t notify_port);
+int xengntshr_unshare(xengntshr_handle *xgs, void *start_address, uint32_t count);
+
+/* xenevtchn.h */
+typedef struct xenevtchn_handle xenevtchn_handle;
+xenevtchn_handle *xenevtchn_open(struct xentoollog_logger *logger, unsigned int flags);
+int xenevtchn_close(xenevtchn_handle *xce);
+int xenevtchn_fd(xenevtchn_handle *xce);
+int xenevtchn_notify(xenevtchn_handle *xce, evtchn_port_t port);
+int xenevtchn_bind_unbound_port(xenevtchn_handle *xce, uint32_t domid);
+int xenevtchn_bind_interdomain(xenevtchn_handle *xce, uint32_t domid, evtchn_port_t remote_port);
+int xenevtchn_bind_virq(xenevtchn_handle *xce, unsigned int virq);
+int xenevtchn_unbind(xenevtchn_handle *xce, evtchn_port_t port);
+int xenevtchn_restrict(xenevtchn_handle *xce, domid_t domid);
+
+/* xenforeignmemory.h */
+typedef struct xenforeignmemory_handle xenforeignmemory_handle;
+xenforeignmemory_handle *xenforeignmemory_open(struct xentoollog_logger *logger,
+                                               unsigned open_flags);
+int xenforeignmemory_close(xenforeignmemory_handle *fmem);
+void *xenforeignmemory_map(xenforeignmemory_handle *fmem, uint32_t dom, int prot, size_t pages,
+                           const xen_pfn_t arr[], int err[]);
+int xenforeignmemory_unmap(xenforeignmemory_handle *fmem, void *addr, size_t pages);
+
+/* xencall.h */
+typedef struct xencall_handle xencall_handle;
+xencall_handle *xencall_open(struct xentoollog_logger *logger, unsigned open_flags);
+int xencall_close(xencall_handle *xcall);
+
+/* shim.c */
+struct xentoollog_logger *xenpy_quiet_logger(void);
+int xenpy_dont_fork(void *address, size_t length);
+int xenpy_evtchn_read(int fd, uint32_t *ports, uint32_t limit);
+int xenpy_evtchn_unmask(int fd, const uint32_t *ports, uint32_t count);
+int xenpy_evtchn_reset(int fd);
+void xenpy_copy_from_guest(xengnttab_grant_copy_segment_t *segment, uint32_t domid, uint32_t ref,
+                           uint32_t offset, void *local, uint32_t length);
+void xenpy_copy_to_guest(xengnttab_grant_copy_segment_t *segment, uint32_t domid, uint32_t ref,
+                         uint32_t offset, void *local, uint32_t length);
+uint32_t xenpy_copy_select(const xengnttab_grant_copy_segment_t *segments, uint32_t count,
+                           int status, xengnttab_grant_copy_segment_t *found, uint32_t *where);
+void xenpy_copy_merge(xengnttab_grant_copy_segment_t *segments,
+                      const xengnttab_grant_copy_segment_t *found, const uint32_t *where,
+                      uint32_t count);
+int64_t xenpy_copy_first_error(const xengnttab_grant_copy_segment_t *segments, uint32_t count);
+int xenpy_xen_version(xencall_handle *xcall);
+
+/* ring_core.h */
+struct xenpy_ring {
+    uint32_t entries;
+    uint32_t request_size;
+    uint32_t response_size;
+    uint32_t slot_size;
+    uint32_t produced;
+    uint32_t consumed;
+};
+struct xenpy_stream {
+    uint32_t size;
+    uint32_t index;
+};
+uint32_t xenpy_load_acquire(const void *where);
+void xenpy_store_release(void *where, uint32_t value);
+void xenpy_fence(void);
+uint8_t xenpy_fetch_or8(void *where, uint8_t bits);
+uint8_t xenpy_fetch_and8(void *where, uint8_t bits);
+int64_t xenpy_back_take(struct xenpy_ring *ring, void *shared, uint8_t *requests, uint32_t limit);
+int64_t xenpy_back_push(struct xenpy_ring *ring, void *shared, const uint8_t *responses,
+                        uint32_t count);
+int64_t xenpy_back_final_check(struct xenpy_ring *ring, void *shared);
+int64_t xenpy_front_take(struct xenpy_ring *ring, void *shared, uint8_t *responses,
+                         uint32_t limit);
+int64_t xenpy_front_put(struct xenpy_ring *ring, void *shared, const uint8_t *requests,
+                        uint32_t count);
+int64_t xenpy_front_final_check(struct xenpy_ring *ring, void *shared);
+int64_t xenpy_stream_read(struct xenpy_stream *stream, const uint8_t *ring, uint8_t *ours,
+                          const uint8_t *theirs, uint8_t *out, uint32_t limit);
+int64_t xenpy_stream_write(struct xenpy_stream *stream, uint8_t *ring, uint8_t *ours,
+                           const uint8_t *theirs, const uint8_t *data, uint32_t length);
