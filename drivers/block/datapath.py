@@ -76,7 +76,7 @@ class _Job:
 
     request: Request
     status: int = RSP_OKAY
-    buffers: list[memoryview] = field(default_factory=list)
+    buffers: list[memoryview] = field(default_factory=list[memoryview])
     pool_offset: int | None = None
 
 

@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from xenpy.drivers.block.back import BlockBackend
-
 from xenpy.attach import DevicePlan
 from xenpy.driver import Driver
+from xenpy.drivers.block.back import BlockBackend
 from xenpy.drivers.block.vdev import parse_vdev
 
 __all__ = ["DRIVER"]

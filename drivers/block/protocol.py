@@ -11,12 +11,12 @@ before it comes here (XSA-155).
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from xenpy.ring import RingLayout
+from xenpy.wire import CAbi, Record
 
 __all__ = [
     "ABIS",
@@ -116,37 +116,43 @@ class Disk:
     readonly: bool
 
 
-_SEGMENT: Final = struct.Struct("<IBB2x")
+REQUEST_FIELDS: Final = {
+    "operation": "B",
+    "nr_segments": "B",
+    "handle": "H",
+    "id": "Q",
+    "sector_number": "Q",
+}
+"""blkif_request up to `seg`, named as blkif.h names it."""
+SEGMENT_FIELDS: Final = {"gref": "I", "first_sect": "B", "last_sect": "B"}
+RESPONSE_FIELDS: Final = {"id": "Q", "operation": "B", "status": "h"}
 
 
 class Abi:
-    """The layout of requests and responses for one `protocol` string.
+    """The layout of requests and responses for one `protocol` string."""
 
-    The ABIs differ in where C puts a 64-bit field: i386 aligns it to 4 bytes, everybody
-    else to 8.
-    """
-
-    def __init__(self, name: str, header: str, response: str) -> None:
+    def __init__(self, name: str, abi: CAbi) -> None:
         self.name = name
-        self._header = struct.Struct(header)
-        self._response = struct.Struct(response)
-        size = self._header.size + MAX_SEGMENTS * _SEGMENT.size
-        self.layout = RingLayout(request_size=size, response_size=self._response.size)
+        self.header = Record(abi, REQUEST_FIELDS)
+        self.segment = Record(abi, SEGMENT_FIELDS)
+        self.reply = Record(abi, RESPONSE_FIELDS)
+        size = self.header.size + MAX_SEGMENTS * self.segment.size
+        self.layout = RingLayout(request_size=size, response_size=self.reply.size)
 
     def __repr__(self) -> str:
         return f"Abi({self.name!r})"
 
     def parse(self, slot: bytes, disk: Disk) -> Request | Refusal:
         """Check a private copy of a request slot.  Never raises for what a guest wrote."""
-        operation, nr_segments, _handle, ident, sector = self._header.unpack_from(slot)
+        operation, nr_segments, _handle, ident, sector = self.header.unpack(slot)
         if operation not in (OP_READ, OP_WRITE, OP_FLUSH_DISKCACHE):
             # The id of an indirect or discard request is at the same offset.
             return Refusal(ident, operation, RSP_EOPNOTSUPP, f"operation {operation} is unknown")
         if nr_segments > MAX_SEGMENTS or (nr_segments == 0 and operation != OP_FLUSH_DISKCACHE):
             return Refusal(ident, operation, RSP_ERROR, f"{nr_segments} segments")
-        start = self._header.size
-        end = start + nr_segments * _SEGMENT.size
-        segments = [Segment(*fields) for fields in _SEGMENT.iter_unpack(slot[start:end])]
+        start = self.header.size
+        end = start + nr_segments * self.segment.size
+        segments = [Segment(*fields) for fields in self.segment.iter_unpack(slot[start:end])]
         sectors = 0
         for _, first, last in segments:
             if first > last or last > LAST_SECTOR_OF_PAGE:
@@ -163,7 +169,7 @@ class Abi:
 
     def response(self, ident: int, operation: int, status: int) -> bytes:
         """A whole response slot.  What blkif.h leaves undefined is zero (XSA-216)."""
-        return self._response.pack(ident, operation, status)
+        return self.reply.pack(ident, operation, status)
 
     def pack_request(
         self,
@@ -181,20 +187,21 @@ class Abi:
         """
         count = len(segments) if nr_segments is None else nr_segments
         slot = bytearray(self.layout.request_size)
-        self._header.pack_into(slot, 0, operation, count, 0, ident, sector)
+        self.header.pack_into(slot, 0, operation, count, 0, ident, sector)
         for number, segment in enumerate(segments):
-            _SEGMENT.pack_into(slot, self._header.size + number * _SEGMENT.size, *segment)
+            offset = self.header.size + number * self.segment.size
+            self.segment.pack_into(slot, offset, *segment)
         return bytes(slot)
 
     def unpack_response(self, slot: bytes) -> tuple[int, int, int]:
         """A frontend's view of a response: id, operation, status."""
-        ident, operation, status = self._response.unpack_from(slot)
+        ident, operation, status = self.reply.unpack(slot)
         return ident, operation, status
 
 
-ABI_X86_32: Final = Abi("x86_32-abi", "<BBHQQ", "<QBxh")
-ABI_X86_64: Final = Abi("x86_64-abi", "<BBH4xQQ", "<QBxh4x")
-ABI_NATIVE: Final = ABI_X86_32 if struct.calcsize("@IQ") == 12 else ABI_X86_64
+ABI_X86_32: Final = Abi("x86_32-abi", CAbi.X86_32)
+ABI_X86_64: Final = Abi("x86_64-abi", CAbi.X86_64)
+ABI_NATIVE: Final = ABI_X86_32 if CAbi.native() is CAbi.X86_32 else ABI_X86_64
 """What a frontend that names no protocol speaks: the backend's own ABI."""
 
 ABIS: Final = {abi.name: abi for abi in (ABI_X86_32, ABI_X86_64)} | {"native": ABI_NATIVE}

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: MIT
+"""Records as C lays them out, for the ABIs that share memory with each other on one host.
+
+Sans-IO.  A 32-bit x86 guest and a 64-bit one disagree in one thing: i386 aligns a 64-bit
+field to 4 bytes, everybody else (x86_64, both ARMs) to 8.  So a record is named fields in
+the order of the header, and the ABI says where the padding goes.  All are little-endian.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Mapping
+from enum import Enum
+from typing import Final
+
+__all__ = ["CAbi", "Record"]
+
+_SIZES: Final = {"b": 1, "B": 1, "h": 2, "H": 2, "i": 4, "I": 4, "q": 8, "Q": 8}
+"""Codes of the struct module, with the size and natural alignment of each."""
+
+
+class CAbi(Enum):
+    """How a C compiler aligns; the value is the largest alignment of any field.
+
+    The names follow io/protocols.h: "x86_32-abi", "x86_64-abi"; ARM's is laid out as x86_64's.
+    """
+
+    X86_32 = 4
+    X86_64 = 8
+
+    @classmethod
+    def native(cls) -> CAbi:
+        """That of this process."""
+        return cls(struct.calcsize("@BQ") - struct.calcsize("Q"))
+
+
+class Record:
+    """One C structure of scalar fields, for one ABI.
+
+    Args:
+        abi: whose layout.
+        fields: name and code, in the order of the header: b B h H i I q Q, as the struct
+            module has them.
+
+    Attributes:
+        size: sizeof.
+        offsets: offsetof each field.
+
+    Every byte that is no field is written as zero (XSA-216) and ignored when read.
+    """
+
+    def __init__(self, abi: CAbi, fields: Mapping[str, str]) -> None:
+        self.offsets: dict[str, int] = {}
+        codes = ["<"]
+        offset = alignment = 0
+        for name, code in fields.items():
+            size = _SIZES.get(code)
+            if size is None:
+                raise ValueError(f"field {name!r} has code {code!r}; there are {' '.join(_SIZES)}")
+            align = min(size, abi.value)
+            alignment = max(alignment, align)
+            padding = -offset % align
+            self.offsets[name] = offset + padding
+            codes.append(f"{padding}x{code}")
+            offset += padding + size
+        codes.append(f"{-offset % max(alignment, 1)}x")
+        self._struct = struct.Struct("".join(codes))
+        self.size = self._struct.size
+
+    def pack(self, *values: int) -> bytes:
+        """The whole record.  Raises struct.error if a value does not fit its field."""
+        return self._struct.pack(*values)
+
+    def pack_into(self, buffer: bytearray | memoryview, offset: int, *values: int) -> None:
+        """Write the whole record at `offset` of a private buffer."""
+        self._struct.pack_into(buffer, offset, *values)
+
+    def unpack(self, buffer: bytes | bytearray | memoryview, offset: int = 0) -> tuple[int, ...]:
+        """The fields, in order, of the record at `offset` of a private copy."""
+        return self._struct.unpack_from(buffer, offset)
+
+    def iter_unpack(self, buffer: bytes | bytearray | memoryview) -> Iterator[tuple[int, ...]]:
+        """The fields of records that follow each other."""
+        return self._struct.iter_unpack(buffer)
