@@ -64,23 +64,24 @@ async def attach(
     ends = endpoints(domid, plan.frontend_kind, plan.backend_kind, plan.devid, backend_domid)
     if not await store.is_domain_introduced(domid):
         raise ProcessLookupError(f"there is no domain {domid}")
-    common: dict[str, str | int] = {"state": int(XenbusState.INITIALISING)}
+    common: Keys = {"state": int(XenbusState.INITIALISING)}
 
     async def write(tx: Transaction) -> None:
         for path in (ends.frontend, ends.backend):
             if await tx.exists(path):
                 raise FileExistsError(f"{path} exists already")
-        frontend = {"backend": ends.backend, "backend-id": int(backend_domid)}
-        backend = {
+        frontend: Keys = {"backend": ends.backend, "backend-id": int(backend_domid)}
+        backend: Keys = {
             "frontend": ends.frontend,
             "frontend-id": int(domid),
             "online": 1,
             ATTACHED: 1,
         }
-        for path, owner, reader, keys in (
+        sides: list[tuple[str, DomId, DomId, Keys]] = [
             (ends.frontend, domid, backend_domid, {**frontend, **plan.frontend_keys, **common}),
             (ends.backend, backend_domid, domid, {**backend, **plan.backend_keys, **common}),
-        ):
+        ]
+        for path, owner, reader, keys in sides:
             await tx.mkdir(path)
             # Keys inherit the directory's permissions: owner all, peer read, others none.
             await tx.set_perms(path, f"n{owner},r{reader}")

@@ -11,7 +11,7 @@ import asyncio
 import fcntl
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -40,7 +40,7 @@ class KindTakenError(Exception):
 
 
 @contextmanager
-def claim_kind(kind: str, rundir: str | os.PathLike[str] = "/run/xenpy") -> Iterator[None]:
+def claim_kind(kind: str, rundir: str | os.PathLike[str] = "/run/xenpy") -> Generator[None]:
     """Hold the right to serve `kind` in this domain.  Two daemons on one kind would both
     answer every device.
 

@@ -19,10 +19,11 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+
 from conformance.block_front import (
     PATIENCE,
-    BlockEnvironment,
     Blkfront,
+    BlockEnvironment,
     Daemon,
     Served,
     Witness,
@@ -30,7 +31,6 @@ from conformance.block_front import (
     eventually,
     sectors,
 )
-
 from xenpy.drivers.block import datapath
 from xenpy.drivers.block.datapath import BATCH_LIMIT
 from xenpy.drivers.block.grant_cache import GrantCache

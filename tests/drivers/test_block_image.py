@@ -12,11 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+from xenpy.backend import DeviceError
 from xenpy.drivers.block import image_lock
 from xenpy.drivers.block.image import ImageKeys, open_image
 from xenpy.drivers.block.image_lock import FLOCK, open_image_file
-
-from xenpy.backend import DeviceError
 
 
 @pytest.fixture

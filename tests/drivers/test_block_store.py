@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from xenpy.drivers.block.store import FileStore
 
 

@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
+
 from conformance.block_front import PATIENCE, BlockEnvironment
 from conformance.block_suite import *  # noqa: F403 - the tests themselves
-
 from xenpy.backend import NativeXen, XenAccess
 from xenpy.evtchn import EventChannels
 from xenpy.gnttab import GrantShare

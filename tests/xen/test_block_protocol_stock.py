@@ -161,7 +161,9 @@ def test_a_read_only_disk(daemon: Daemon, image: Path) -> None:
     wait_for_disk(present=False)
 
 
-def test_an_image_in_use_is_refused_with_its_holder(daemon: Daemon, disk: Path, image: Path) -> None:
+def test_an_image_in_use_is_refused_with_its_holder(
+    daemon: Daemon, disk: Path, image: Path
+) -> None:
     command = [*XENPY, "attach", "block", "0", "vdev=xvdy", f"target={image}"]
     refused = subprocess.run(command, capture_output=True, text=True, check=False)
     assert refused.returncode == 1

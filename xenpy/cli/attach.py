@@ -6,14 +6,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-from typing import TYPE_CHECKING
 
 from xenpy.attach import attach, parse_words
-from xenpy.cli.common import add_device_options, find_driver
+from xenpy.cli.common import Verbs, add_device_options, find_driver
 from xenpy.xenstore import Store
-
-if TYPE_CHECKING:
-    from argparse import _SubParsersAction
 
 DESCRIPTION = """\
 Write the XenStore nodes of a device and wait until its backend serves it.
@@ -28,7 +24,7 @@ example:
 """
 
 
-def add_parser(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(verbs: Verbs) -> None:
     parser = verbs.add_parser(
         "attach",
         help="make a device and wait until it is served",

@@ -6,15 +6,29 @@ from __future__ import annotations
 import argparse
 import importlib
 from importlib.metadata import entry_points
-from typing import Final
+from typing import Final, Protocol
 
 from xenpy.driver import Driver
 from xenpy.types import DOM0, DOMID_FIRST_RESERVED, DomId
 
-__all__ = ["add_common_options", "add_device_options", "domid", "find_driver"]
+__all__ = ["Verbs", "add_common_options", "add_device_options", "domid", "find_driver"]
 
 BUILT_IN: Final = {"block": "xenpy.drivers.block.driver"}
 """So that a checkout that is not installed works as well: it has no entry points."""
+
+
+class Verbs(Protocol):
+    """Where a verb puts its parser: what `ArgumentParser.add_subparsers` returns."""
+
+    def add_parser(
+        self,
+        name: str,
+        *,
+        help: str,
+        description: str,
+        epilog: str,
+        formatter_class: type[argparse.HelpFormatter],
+    ) -> argparse.ArgumentParser: ...
 
 
 def find_driver(name: str) -> Driver:

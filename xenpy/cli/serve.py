@@ -5,14 +5,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from typing import TYPE_CHECKING
 
 from xenpy.attach import parse_words
-from xenpy.cli.common import add_common_options, find_driver
+from xenpy.cli.common import Verbs, add_common_options, find_driver
 from xenpy.daemon import serve
-
-if TYPE_CHECKING:
-    from argparse import _SubParsersAction
 
 DESCRIPTION = """\
 Serve every device of a kind that a toolstack makes in this domain, until SIGTERM or
@@ -27,7 +23,7 @@ examples:
 """
 
 
-def add_parser(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(verbs: Verbs) -> None:
     parser = verbs.add_parser(
         "serve",
         help="serve devices to guests",
