@@ -15,6 +15,7 @@ then its segments, if it has any, are written.
 from __future__ import annotations
 
 import errno
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -231,12 +232,17 @@ class Datapath:
             job.status = self._status_of(error, job.request)
 
     def _status_of(self, error: Exception, request: Request) -> int:
-        """An OSError's errno chooses the status; anything else is a bug of the store's."""
+        """An OSError's errno chooses the status; anything else is a bug of the store's.
+
+        The log gets text, not the exception: a handler that keeps its records would keep the
+        traceback, its frames and so their views of the guest's pages.
+        """
         what = request.operation, request.sector, request.sectors
         if not isinstance(error, OSError):
-            self._log.error("operation %d at %d of %d sectors", *what, exc_info=error)
+            text = "".join(traceback.format_exception(error))
+            self._log.error("operation %d at %d of %d sectors\n%s", *what, text)
             return RSP_ERROR
-        self._log.warning("operation %d at %d of %d sectors: %s", *what, error)
+        self._log.warning("operation %d at %d of %d sectors: %s", *what, str(error))
         return RSP_EOPNOTSUPP if error.errno == errno.EOPNOTSUPP else RSP_ERROR
 
     def _count(self, job: _Job) -> None:

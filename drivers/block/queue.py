@@ -51,7 +51,9 @@ class BlockQueue(Queue):
     def open(self) -> EventChannels:
         context, keys = self._context, self._keys
         domid = context.domid
-        grants = self._held.enter_context(context.xen.open_grants())
+        grants = context.xen.open_grants()
+        # Deferred like its mappings: it cannot close before the last of them.
+        self._held.callback(context.deferred.close, grants, context.name)
         self._channels = self._held.enter_context(context.xen.open_evtchn())
         # From here on this handle can bind to the frontend's domain only.
         self._channels.restrict(domid)

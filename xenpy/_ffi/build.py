@@ -21,7 +21,7 @@ __all__ = ["main", "stable", "xenctrl"]
 
 # setup.py runs this file by its path, without an importable package around it.
 _HERE = Path(__file__).resolve().parent if "__file__" in globals() else Path("xenpy/_ffi").resolve()
-_STABLE_LIBRARIES = ["xengnttab", "xenevtchn", "xenforeignmemory", "xencall"]
+_STABLE_LIBRARIES = ["xengnttab", "xenevtchn"]
 
 
 def _arguments() -> list[str]:

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What Python cannot say itself: many event-channel ports in one system call, and grant-copy segments filled in without a Python object for each.
+ * What Python cannot say itself: many event-channel ports in one system call, and grant-copy
+ * segments filled in without a Python object for each.
  * Compiled into xenpy._ffi._stable, between the cdefs' wrappers and the stable libraries.
  */
 #include <errno.h>
@@ -9,12 +10,9 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include <xencall.h>
 #include <xenevtchn.h>
-#include <xenforeignmemory.h>
 #include <xengnttab.h>
 #include <xen/sys/evtchn.h>
-#include <xen/version.h>
 
 #include "quiet.h"
 #include "ring_core.h"
@@ -95,22 +93,4 @@ static void xenpy_copy_merge(xengnttab_grant_copy_segment_t *segments,
 
     for (i = 0; i < count; i++)
         segments[where[i]].status = found[i].status;
-}
-
-/* The number of the first segment that failed, or -1. */
-static int64_t xenpy_copy_first_error(const xengnttab_grant_copy_segment_t *segments,
-                                      uint32_t count)
-{
-    uint32_t i;
-
-    for (i = 0; i < count; i++)
-        if (segments[i].status != GNTST_okay)
-            return i;
-    return -1;
-}
-
-/* __HYPERVISOR_xen_version through libxencall: the version of the hypervisor that runs. */
-static int xenpy_xen_version(xencall_handle *xcall)
-{
-    return xencall2(xcall, __HYPERVISOR_xen_version, XENVER_version, 0);
 }

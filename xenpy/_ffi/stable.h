@@ -3,17 +3,25 @@
 
 typedef unsigned int evtchn_port_t;
 typedef uint16_t domid_t;
-typedef unsigned long xen_pfn_t;
 struct xentoollog_logger;
 
 /* xengnttab.h */
 typedef struct xengntdev_handle xengnttab_handle;
 typedef struct xengntdev_handle xengntshr_handle;
+union xengnttab_copy_ptr {
+    void *virt;
+    struct {
+        uint32_t ref;
+        uint16_t offset;
+        uint16_t domid;
+    } foreign;
+};
 typedef struct xengnttab_grant_copy_segment {
+    union xengnttab_copy_ptr source;
+    union xengnttab_copy_ptr dest;
     uint16_t len;
     uint16_t flags;
     int16_t status;
-    ...;
 } xengnttab_grant_copy_segment_t;
 
 xengnttab_handle *xengnttab_open(struct xentoollog_logger *logger, unsigned open_flags);
@@ -35,6 +43,8 @@ void *xengntshr_share_page_notify(xengntshr_handle *xgs, uint32_t domid, uint32_
                                   int writable, uint32_t notify_offset, evtchn_port_t notify_port);
 int xengntshr_unshare(xengntshr_handle *xgs, void *start_address, uint32_t count);
 
+#define GNTCOPY_source_gref ...
+
 /* xenevtchn.h */
 typedef struct xenevtchn_handle xenevtchn_handle;
 xenevtchn_handle *xenevtchn_open(struct xentoollog_logger *logger, unsigned int flags);
@@ -46,20 +56,6 @@ int xenevtchn_bind_interdomain(xenevtchn_handle *xce, uint32_t domid, evtchn_por
 int xenevtchn_bind_virq(xenevtchn_handle *xce, unsigned int virq);
 int xenevtchn_unbind(xenevtchn_handle *xce, evtchn_port_t port);
 int xenevtchn_restrict(xenevtchn_handle *xce, domid_t domid);
-
-/* xenforeignmemory.h */
-typedef struct xenforeignmemory_handle xenforeignmemory_handle;
-xenforeignmemory_handle *xenforeignmemory_open(struct xentoollog_logger *logger,
-                                               unsigned open_flags);
-int xenforeignmemory_close(xenforeignmemory_handle *fmem);
-void *xenforeignmemory_map(xenforeignmemory_handle *fmem, uint32_t dom, int prot, size_t pages,
-                           const xen_pfn_t arr[], int err[]);
-int xenforeignmemory_unmap(xenforeignmemory_handle *fmem, void *addr, size_t pages);
-
-/* xencall.h */
-typedef struct xencall_handle xencall_handle;
-xencall_handle *xencall_open(struct xentoollog_logger *logger, unsigned open_flags);
-int xencall_close(xencall_handle *xcall);
 
 /* shim.c */
 struct xentoollog_logger *xenpy_quiet_logger(void);
@@ -76,8 +72,6 @@ uint32_t xenpy_copy_select(const xengnttab_grant_copy_segment_t *segments, uint3
 void xenpy_copy_merge(xengnttab_grant_copy_segment_t *segments,
                       const xengnttab_grant_copy_segment_t *found, const uint32_t *where,
                       uint32_t count);
-int64_t xenpy_copy_first_error(const xengnttab_grant_copy_segment_t *segments, uint32_t count);
-int xenpy_xen_version(xencall_handle *xcall);
 
 /* ring_core.h */
 struct xenpy_ring {
