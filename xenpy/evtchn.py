@@ -170,7 +170,7 @@ class EventChannels(Handle):
         """From now on, and for good, this handle binds interdomain ports of `domid` only.
 
         Raises:
-            XenError: EACCES when it is restricted to another domain already.
+            XenError: EACCES when it is restricted already; EINVAL for domain 0.
         """
         self._check("restrict")
         if self._lib.xenevtchn_restrict(self._handle, domid) < 0:

@@ -13,7 +13,7 @@ from xenpy.drivers.block.store import Store
 from xenpy.evtchn import EventChannels
 from xenpy.ring import BackRing
 from xenpy.runtime import Queue
-from xenpy.types import Port
+from xenpy.types import DOM0, Port
 
 __all__ = ["BlockQueue"]
 
@@ -55,8 +55,10 @@ class BlockQueue(Queue):
         # Deferred like its mappings: it cannot close before the last of them.
         self._held.callback(context.deferred.close, grants, context.name)
         self._channels = self._held.enter_context(context.xen.open_evtchn())
-        # From here on this handle can bind to the frontend's domain only.
-        self._channels.restrict(domid)
+        if domid != DOM0:
+            # From here on this handle can bind to the frontend's domain only.  Linux knows no
+            # handle restricted to domain 0 (EINVAL), the frontend of a loopback.
+            self._channels.restrict(domid)
         pages = grants.map(domid, keys.ring_refs, writable=True)
         self._held.callback(context.deferred.close, pages, context.name)
         self._ring = BackRing(pages, keys.abi.layout, nr_pages=len(keys.ring_refs))
