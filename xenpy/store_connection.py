@@ -149,6 +149,9 @@ class StoreConnection:
             rq_id = (rq_id + 1) & 0xFFFFFFFF
         self._next_id = (rq_id + 1) & 0xFFFFFFFF
         message = encode_packet(request.op, rq_id, request.tx_id, payload)
+        if len(message) > self._writer.max_message:
+            hint = "/dev/xen/xenbus takes 4080 bytes, path included"
+            raise XenError(errno.E2BIG, request.name, hint, **request.arguments)
         self._requests[rq_id] = request
         self._writer.write(message)
         return rq_id
@@ -192,6 +195,7 @@ class StoreConnection:
                 return
             self._on_event(path, token)
             return
+        self._writer.answered()
         request = self._requests.pop(packet.rq_id, None)
         if request is None:
             self._stray(f"nobody asked for answer {packet.rq_id} (operation {packet.op})")

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+
 from conformance.block_front import BlockEnvironment
 from conformance.block_suite import *  # noqa: F403 - the tests themselves
 from conformance.fake_env import FakeEnvironment
