@@ -23,7 +23,7 @@ __all__ = ["Cache", "digest"]
 
 
 def digest(*parts: str | bytes) -> str:
-    """A short key over `parts`; each is framed by its length, so that none can run into the next."""
+    """A short key over `parts`, each framed by its length: none can run into the next."""
     state = hashlib.sha256()
     for part in parts:
         data = part.encode() if isinstance(part, str) else part

@@ -66,9 +66,7 @@ class Checkout:
 
     def c_key(self) -> str:
         """Changes when the extensions must be built again."""
-        return digest(
-            *(part for name in self.c_files() for part in (name, self._content(name)))
-        )
+        return digest(*(part for name in self.c_files() for part in (name, self._content(name))))
 
     def pack(self, names: list[str] | None = None) -> bytes:
         """A tar of `names` (default: all), the same bytes for the same content."""

@@ -137,9 +137,10 @@ class Context:
                 f"no instance {self.name!r} is running",
                 hint="start one with `xenvm up`, or use `xenvm exec --fresh -- CMD`",
             )
-        with instance.in_use(), tempfile.TemporaryDirectory(
-            dir=self.cache.directory("run-ssh"), prefix="s"
-        ) as name:
+        with (
+            instance.in_use(),
+            tempfile.TemporaryDirectory(dir=self.cache.directory("run-ssh"), prefix="s") as name,
+        ):
             link = Link(Keys.ensure(self.cache), instance.info().port, Path(name))
             with Session(link, instance.check) as session:
                 if push:
@@ -151,7 +152,8 @@ class Context:
     @contextmanager
     def session(self, *, fresh: bool) -> Generator[Session, None, None]:
         """A session in the running instance, or else in a fresh machine."""
-        if not fresh and self.running_instance() is not None:
+        alone = fresh or self.cold or self.machine.icount
+        if not alone and self.running_instance() is not None:
             with self.instance() as (_, session):
                 yield session
         else:

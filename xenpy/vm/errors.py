@@ -36,7 +36,7 @@ class VmError(Exception):
 
     def render(self) -> str:
         """The error as the user sees it, one fact per line."""
-        lines = []
+        lines: list[str] = []
         if self.details:
             lines += [f"  | {line}" for line in self.details.splitlines()]
         lines.append(f"xenvm: error: {self}")

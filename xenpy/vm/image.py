@@ -25,14 +25,14 @@ __all__ = ["Image", "base_key", "ensure", "image_key"]
 
 PACKAGES = (
     # the machine
-    "linux-image-amd64 xenstore-utils openssh-server busybox-static dropbear-bin e2fsprogs "
-    "iproute2 kmod procps util-linux mount "
+    "linux-image-amd64", "xenstore-utils", "openssh-server", "busybox-static", "dropbear-bin",
+    "e2fsprogs", "iproute2", "kmod", "procps", "util-linux", "mount",
     # what tests and drivers are run with
-    "python3 python3-cffi python3-pyxs python3-pytest python3-pytest-timeout "
-    "python3-hypothesis fio strace "
+    "python3", "python3-cffi", "python3-pyxs", "python3-pytest", "python3-pytest-timeout",
+    "python3-hypothesis", "fio", "strace",
     # what xenpy's C part is built with, in a chroot of the same tree
-    "gcc libc6-dev libxen-dev python3-dev python3-setuptools"
-).split()
+    "gcc", "libc6-dev", "libxen-dev", "python3-dev", "python3-setuptools",
+)  # fmt: skip
 
 DROPPED = (
     # documentation, translations, and what nobody runs in an emulated machine
@@ -138,9 +138,7 @@ def image_key(release: Release, keys: Keys) -> str:
         if path.is_file()
         for part in (os.fspath(path.relative_to(DATA)).encode(), path.read_bytes())
     ]
-    code = [
-        Path(__file__).with_name(name).read_bytes() for name in ("tree.py", "initramfs.py")
-    ]
+    code = [Path(__file__).with_name(name).read_bytes() for name in ("tree.py", "initramfs.py")]
     modules = [*DOM0_MODULES, *GUEST_MODULES]
     return digest(base_key(release), keys.fingerprint, str(ROOT_SIZE_MIB), *modules, *data, *code)
 
@@ -175,7 +173,7 @@ def _build_base(cache: Cache, release: Release, base: Path) -> None:
     cache.need_space(4000, f"the image of {release.name}")
     log = cache.directory("log") / f"mmdebstrap-{release.name}.log"
     log.unlink(missing_ok=True)
-    options = [
+    options: list[str] = [
         "--variant=apt",
         f"--include={','.join(base_packages(release))}",
         '--aptopt=APT::Install-Recommends "false"',
@@ -208,7 +206,7 @@ def _build_base(cache: Cache, release: Release, base: Path) -> None:
                 what="mmdebstrap", log=log, env=env, private=False,
             )  # fmt: skip
             tree.mkdir()
-            unpack = ["tar", "-C", tree, "--exclude=./dev/*", "-xpf", archive]
+            unpack = ["tar", "-C", os.fspath(tree), "--exclude=./dev/*", "-xpf", os.fspath(archive)]
             namespace.run(unpack, what="unpacking the tree", log=log)
             archive.unlink()
 

@@ -21,7 +21,6 @@ import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from xenpy.vm import progress
 from xenpy.vm.cache import Cache, remove_tree

@@ -307,5 +307,3 @@ def still_runs(vm: Vm) -> None:
     for _ in range(20):
         vm.check()
         time.sleep(0.05)
-
-

@@ -22,6 +22,7 @@ from xenpy.vm.cache import digest
 __all__ = ["Machine", "Sockets", "command_line", "warm_key"]
 
 QEMU = "qemu-system-x86_64"
+TCG_CPU = "max,-smap,-rdtscp,-xsave,-avx,-avx2,-fma,-f16c"
 
 
 class Sockets:
@@ -56,7 +57,7 @@ class Machine:
     @property
     def cpu(self) -> str:
         """QEMU's -cpu."""
-        return "host" if self.accelerator == "kvm" else "max,-smap,-rdtscp,-xsave,-avx,-avx2,-fma,-f16c"
+        return "host" if self.accelerator == "kvm" else TCG_CPU
 
     def with_icount(self) -> Machine:
         """The same machine for measuring: it cannot use KVM."""

@@ -97,7 +97,7 @@ class Tree:
         archive.file("/init", (DATA / "dom0/initramfs-init").read_bytes(), 0o755)
         busybox = (self.root / "bin/busybox").read_bytes()
         archive.file("/bin/busybox", busybox, 0o755)
-        for applet in "sh mount insmod cat sleep poweroff switch_root echo".split():
+        for applet in ["sh", "mount", "insmod", "cat", "sleep", "poweroff", "switch_root", "echo"]:
             archive.symlink(f"/bin/{applet}", "busybox")
         archive.directory("/root")
         return archive.pack()
@@ -155,9 +155,9 @@ class Tree:
             archive.directory(path)
         archive.device("/dev/console", 5, 1)
         names: list[str] = []
-        for path in module_order(self.modules, wanted):
-            name = path.name.partition(".ko")[0] + ".ko"
-            archive.file(f"/modules/{name}", read_module(path))
+        for module in module_order(self.modules, wanted):
+            name = module.name.partition(".ko")[0] + ".ko"
+            archive.file(f"/modules/{name}", read_module(module))
             names.append(name)
         archive.file("/modules/order", "".join(f"{name}\n" for name in names).encode())
         return archive

@@ -1,0 +1,271 @@
+# SPDX-License-Identifier: MIT
+"""`xenvm test`: which tests run where, and what came of it.
+
+    host       tests/unit, abi, drivers, lint, docs: on this machine, no Xen
+    trixie     tests/xen: as root in the dom0 of a pristine Xen, one machine per release
+    bookworm
+    oxenstored tests/xen as far as marked `oxenstored_too`, under the other xenstored
+    vm         tests/vm: the harness itself, from outside
+
+Results come back as JUnit files, never from what was printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from xml.etree import ElementTree
+
+from xenpy.vm import host, progress, venv
+from xenpy.vm.checkout import Checkout
+from xenpy.vm.context import Context
+from xenpy.vm.errors import VmError
+from xenpy.vm.machine import scratch_directory, tied_to_us
+from xenpy.vm.releases import DEFAULT, RELEASES
+
+__all__ = ["HELP", "Counts", "Selection", "read_junit", "test"]
+
+HELP = """\
+Run the tests; installs, builds and boots whatever they need.
+
+  --fast     after each edit, minutes: the host's tests, and tests/xen on one release,
+             without those marked `slow` or `long`
+  (default)  what CI runs: everything but `long`, on every release
+  --all      everything
+
+Words that are no options of xenvm go to pytest: paths choose which tests run and so where,
+-k, -x, -v and the like go everywhere.
+
+examples:
+  xenvm test --fast
+  xenvm test tests/xen/test_block_protocol.py -x
+  xenvm test --release bookworm -k hostile
+"""
+
+NOTHING_COLLECTED = 5
+"""pytest's exit status when no test was selected."""
+JUNIT_IN_DOM0 = "/run/xenvm/junit.xml"
+XEN_TESTS, VM_TESTS = "tests/xen", "tests/vm"
+
+
+@dataclass
+class Counts:
+    """How many tests ended how; `notes` says what else went wrong."""
+
+    passed: int = 0
+    failed: int = 0
+    skipped: int = 0
+    notes: list[str] = field(default_factory=list[str])
+
+    def add(self, other: Counts) -> None:
+        """Sum up."""
+        self.passed += other.passed
+        self.failed += other.failed
+        self.skipped += other.skipped
+        self.notes += other.notes
+
+    @property
+    def good(self) -> bool:
+        """Everything ran and passed."""
+        return self.passed > 0 and not (self.failed or self.skipped or self.notes)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What the command line asks for.
+
+    Attributes:
+        marks: pytest's -m.
+        paths: tests that were named; none: all.
+        options: what else goes to pytest.
+    """
+
+    marks: str
+    paths: tuple[str, ...]
+    options: tuple[str, ...]
+
+    @classmethod
+    def of(cls, words: Sequence[str], *, fast: bool, everything: bool) -> Selection:
+        """Sort the words for pytest into paths and options."""
+        marks = "not slow and not long" if fast else "" if everything else "not long"
+        paths = tuple(word for word in words if word.split("::")[0].startswith("tests"))
+        return cls(marks, paths, tuple(word for word in words if word not in paths))
+
+    def below(self, *directories: str) -> list[str]:
+        """The paths to run of those below `directories`; [] if none was asked for."""
+        if not self.paths or "tests" in [path.rstrip("/") for path in self.paths]:
+            return list(directories)
+        return [path for path in self.paths if path.startswith(directories)]
+
+    def pytest(self, paths: Sequence[str], junit: str, *more_marks: str) -> list[str]:
+        """pytest's arguments."""
+        marks = " and ".join(f"({mark})" for mark in (self.marks, *more_marks) if mark)
+        select = ["-m", marks] if marks else []
+        return ["-q", *select, f"--junitxml={junit}", *self.options, *paths]
+
+
+def read_junit(text: str) -> Counts:
+    """Count the results in a JUnit file."""
+    counts = Counts()
+    for suite in ElementTree.fromstring(text).iter("testsuite"):
+        bad = int(suite.get("failures", "0")) + int(suite.get("errors", "0"))
+        skipped = int(suite.get("skipped", "0"))
+        counts.failed += bad
+        counts.skipped += skipped
+        counts.passed += max(0, int(suite.get("tests", "0")) - bad - skipped)
+    return counts
+
+
+def test(context: Context, arguments: argparse.Namespace) -> int:
+    """Run what was asked for.  Returns 0 if all of it ran and passed, else 1."""
+    began = time.monotonic()
+    host.ensure_packages([*host.VM_PACKAGES, *host.TEST_PACKAGES])
+    selection = Selection.of(arguments.command, fast=arguments.fast, everything=arguments.all)
+    runner = _Runner(context, selection)
+    if arguments.release:
+        releases = [arguments.release]
+    else:
+        releases = [DEFAULT] if arguments.fast else list(RELEASES)
+    total = Counts()
+    with scratch_directory(context.cache) as directory:
+        runner.prepare(directory)
+        total.add(runner.on_host("host", runner.host_paths()))
+        machines: list[Callable[[], Counts]] = []
+        if paths := selection.below(XEN_TESTS):
+            contexts = [runner.context.with_release(name) for name in releases]
+            for one in contexts:
+                one.prepare()
+            machines += [partial(runner.in_dom0, one, paths) for one in contexts]
+            if not arguments.fast and not arguments.release:
+                machines.append(partial(runner.in_dom0, contexts[0], paths, store="oxenstored"))
+        jobs = arguments.jobs or min(len(machines) or 1, max(1, (os.cpu_count() or 1) * 3 // 4))
+        with ThreadPoolExecutor(jobs) as pool:
+            for running in [pool.submit(machine) for machine in machines]:
+                total.add(running.result())
+        if not arguments.fast:
+            total.add(runner.on_host("vm", selection.below(VM_TESTS)))
+    for note in total.notes:
+        print(f"xenvm: {note}", file=sys.stderr)
+    seconds = time.monotonic() - began
+    print(
+        f"{total.passed} passed, {total.failed} failed, {total.skipped} skipped in {seconds:.0f} s",
+        flush=True,
+    )
+    return 0 if total.good else 1
+
+
+class _Runner:
+    """Runs pytest on the host and in machines; prints what it says under the lane's name."""
+
+    def __init__(self, context: Context, selection: Selection) -> None:
+        self.context = context
+        self.selection = selection
+        self._print_lock = threading.Lock()
+        self._python = Path()
+        self._tree = Path()
+
+    def prepare(self, directory: Path) -> None:
+        """Make the virtual environment, and a copy of the checkout in `directory`."""
+        checkout = Checkout.scan()
+        self._python = venv.ensure(self.context.cache, checkout.root)
+        self._tree = venv.stage(self.context.cache, checkout, self._python, directory)
+
+    def host_paths(self) -> list[str]:
+        """The tests that need no Xen: everything below tests/ that is in no other lane."""
+        others = {XEN_TESTS, VM_TESTS, "tests/conformance"}
+        names = sorted(
+            f"tests/{entry.name}" for entry in (self._tree / "tests").iterdir() if entry.is_dir()
+        )
+        return self.selection.below(*(name for name in names if name not in others))
+
+    def on_host(self, lane: str, paths: list[str]) -> Counts:
+        """Run tests on this machine."""
+        paths = [path for path in paths if (self._tree / path.split("::")[0]).exists()]
+        if not paths:
+            return Counts()
+        junit = self._tree.parent / f"{lane}.xml"
+        command = [
+            os.fspath(self._python), "-m", "pytest", "-p", "no:cacheprovider",
+            *self.selection.pytest(paths, os.fspath(junit)),
+        ]  # fmt: skip
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.fspath(self._tree),
+            "PATH": f"{self._python.parent}{os.pathsep}{os.environ.get('PATH', '')}",
+            "XENPY_REQUIRE_XEN": "1",
+            "XENVM_CACHE": os.fspath(self.context.cache.root),
+            "MYPY_CACHE_DIR": os.fspath(self.context.cache.root / "mypy"),
+        }
+        with progress.step(f"{lane}: tests"), self._printed(lane) as output:
+            code = subprocess.run(
+                tied_to_us(command), cwd=self._tree, env=environment,
+                stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=False,
+            ).returncode  # fmt: skip
+        return self._counted(lane, code, junit.read_text() if junit.exists() else "")
+
+    def in_dom0(self, context: Context, paths: list[str], *, store: str = "xenstored") -> Counts:
+        """Run tests as root in the dom0 of a pristine machine."""
+        other_store = store != context.machine.store
+        lane = store if other_store else context.release.name
+        marks = ["oxenstored_too"] if other_store else []
+        console = context.cache.directory("log") / f"console-{lane}.log"
+        context = replace(
+            context, machine=replace(context.machine, store=store), save_console=console
+        )
+        command = ["python3", "-m", "pytest", "-p", "no:cacheprovider"]
+        command += self.selection.pytest(paths, JUNIT_IN_DOM0, *marks)
+        try:
+            with progress.step(f"{lane}: tests"), context.fresh() as (_, session):
+                with self._printed(lane) as output:
+                    code = session.run(
+                        command, env={"XENPY_REQUIRE_XEN": "1"}, stdin=subprocess.DEVNULL,
+                        stdout=output, stderr=output,
+                    )  # fmt: skip
+                have = session.run(["test", "-e", JUNIT_IN_DOM0]) == 0
+                text = session.output(["cat", JUNIT_IN_DOM0]) if have else ""
+        except VmError as error:
+            print(error.render(), file=sys.stderr)
+            return Counts(notes=[f"{lane}: {error} (its console: {console})"])
+        return self._counted(
+            lane, code, text, may_be_empty=other_store or bool(self.selection.paths)
+        )
+
+    def _counted(self, lane: str, code: int, junit: str, *, may_be_empty: bool = False) -> Counts:
+        if code == NOTHING_COLLECTED and (may_be_empty or "-k" in self.selection.options):
+            return Counts()
+        if not junit:
+            return Counts(notes=[f"{lane}: pytest ended with status {code} and left no results"])
+        counts = read_junit(junit)
+        if code and not counts.failed:
+            counts.notes.append(f"{lane}: pytest ended with status {code}")
+        return counts
+
+    @contextmanager
+    def _printed(self, lane: str) -> Generator[int]:
+        """A descriptor: what is written to it appears line by line, after the lane's name."""
+        reader, writer = os.pipe()
+
+        def copy() -> None:
+            with open(reader, encoding="utf-8", errors="replace") as lines:
+                for line in lines:
+                    with self._print_lock:
+                        sys.stdout.write(f"{lane}: {line}")
+                        sys.stdout.flush()
+
+        thread = threading.Thread(target=copy, name=f"print-{lane}")
+        thread.start()
+        try:
+            yield writer
+        finally:
+            os.close(writer)
+            thread.join()
