@@ -140,7 +140,8 @@ def test_the_counters_are_the_guest_s_own(disk: Path, daemon: Daemon) -> None:
             os.pwrite(file.fileno(), b"x" * 8192, turn * 65536)
             os.fsync(file.fileno())
     stat = [int(word) for word in Path("/sys/class/block/xvdz/stat").read_text().split()]
-    assert stat[4] - before[4] == 20
+    # At least: the kernel may write the two pages of a turn by themselves.
+    assert stat[4] - before[4] >= 20
     daemon.process.send_signal(signal.SIGUSR1)
     deadline = time.monotonic() + PATIENCE
     while not daemon.stats_path.exists():

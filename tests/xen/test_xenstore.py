@@ -40,8 +40,13 @@ class RealEnvironment:
     def session(self) -> AbstractAsyncContextManager[Session]:
         is_device = self._path == DEVICE
         # On the ring oxenstored refuses what does not fit into one packet.
-        long_directories = not is_device or daemon().name == "xenstored"
-        return session_on(self._path, is_device=is_device, long_directories=long_directories)
+        other = daemon().name == "oxenstored"
+        return session_on(
+            self._path,
+            is_device=is_device,
+            long_directories=not (is_device and other),
+            max_value=2048 if other else 4096,
+        )
 
 
 @pytest.fixture(

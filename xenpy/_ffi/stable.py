@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 """`ffi` and `lib` of the stable Xen libraries and of the shim, typed.
 
-Signatures are those of xengnttab.h, xenevtchn.h, shim.c and ring_core.h; `StableLib` is also what a test substitutes to fail on purpose.
+Signatures are those of xengnttab.h, xenevtchn.h, shim.c and ring_core.h; `StableLib` is also
+what a test substitutes to fail on purpose.
 """
 
 from __future__ import annotations
