@@ -517,7 +517,7 @@ async def test_waiting_in_vain_says_for_what(session: Session) -> None:
         raise NotYet(f"state is {await reader.get(f'{session.base}/state')}")
 
     with pytest.raises(XenTimeoutError, match="state is None"):
-        await session.store.wait(never, timeout=0.05)
+        await session.store.wait(never, timeout=2.0)
 
 
 @on_store
