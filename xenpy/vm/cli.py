@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 from xenpy.vm import lanes, progress, verbs
 from xenpy.vm.cache import Cache
 from xenpy.vm.context import Context
-from xenpy.vm.errors import HARNESS, INTERRUPTED, USAGE, VmError
+from xenpy.vm.errors import HARNESS, INTERRUPTED, USAGE, UsageError, VmError
 from xenpy.vm.machine import DEFAULT_PATIENCE, end_on_signals
 from xenpy.vm.qemu import Machine
 from xenpy.vm.releases import DEFAULT, RELEASES
@@ -39,6 +40,8 @@ examples:
 exit status: that of the command; {USAGE} wrong usage; {HARNESS} the harness failed and says
 why on a line that begins with "xenvm: error:"; {INTERRUPTED} interrupted.
 """
+
+TAKES_COMMAND = ("exec", "bench", "test")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -174,7 +177,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         words, tail = words[:place], words[place + 1 :]
     arguments, unknown = parser().parse_known_args(words)
     if unknown and arguments.verb != "test":
-        parser().error(f"unknown: {' '.join(unknown)} (a command comes after `--`)")
+        hint = f"; see `xenvm {arguments.verb} --help`"
+        if tail is None and arguments.verb in TAKES_COMMAND:
+            # Our own option, if it is one, stays before the `--`.
+            hint = f"; a command comes after `--`: xenvm {arguments.verb} -- {' '.join(unknown)}"
+        parser().error(f"unknown: {' '.join(unknown)}{hint}")
+    if tail is not None and arguments.verb not in TAKES_COMMAND:
+        parser().error(f"`xenvm {arguments.verb}` takes no command: -- {' '.join(tail)}")
     arguments.command = [*unknown, *(tail or [])]
     end_on_signals()
     progress.quiet(arguments.quiet)
@@ -186,6 +195,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(arguments.run(context, arguments))
     except VmError as error:
         print(error.render(), file=sys.stderr)
+        return USAGE if isinstance(error, UsageError) else HARNESS
+    except (OSError, subprocess.SubprocessError) as error:
+        # Status 1, a traceback's, would look like the command's own.
+        print(VmError(f"{type(error).__name__}: {error}").render(), file=sys.stderr)
         return HARNESS
     except KeyboardInterrupt:
         return INTERRUPTED

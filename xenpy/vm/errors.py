@@ -9,7 +9,7 @@ number too; then the line is missing.
 
 from __future__ import annotations
 
-__all__ = ["HARNESS", "INTERRUPTED", "USAGE", "VmDiedError", "VmError"]
+__all__ = ["HARNESS", "INTERRUPTED", "USAGE", "UsageError", "VmDiedError", "VmError"]
 
 USAGE = 2
 """The command line was wrong (argparse's own number)."""
@@ -43,6 +43,10 @@ class VmError(Exception):
         if self.hint:
             lines.append(f"xenvm: hint: {self.hint}")
         return "\n".join(lines)
+
+
+class UsageError(VmError):
+    """The command line asks for something that cannot be; exit status `USAGE`."""
 
 
 class VmDiedError(VmError):

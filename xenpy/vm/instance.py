@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass
 
 from xenpy.vm import progress
 from xenpy.vm.cache import Cache, remove_tree
-from xenpy.vm.errors import VmDiedError, VmError
+from xenpy.vm.errors import UsageError, VmDiedError, VmError
 
 __all__ = ["Info", "Instance"]
 
@@ -52,7 +52,7 @@ class Instance:
 
     def __init__(self, cache: Cache, name: str) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,40}", name):
-            raise VmError(
+            raise UsageError(
                 f"not a name for an instance: {name!r}", hint="use letters, digits, '-' and '_'"
             )
         self.name = name

@@ -14,22 +14,23 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
 
 from xenpy.vm import host, progress, venv
-from xenpy.vm.checkout import Checkout
+from xenpy.vm.checkout import Checkout, find_root
 from xenpy.vm.context import Context
-from xenpy.vm.errors import VmError
+from xenpy.vm.errors import UsageError, VmError
 from xenpy.vm.machine import scratch_directory, tied_to_us
 from xenpy.vm.releases import DEFAULT, RELEASES
 
@@ -44,7 +45,9 @@ Run the tests; installs, builds and boots whatever they need.
   --all      everything
 
 Words that are no options of xenvm go to pytest: paths choose which tests run and so where,
--k, -x, -v and the like go everywhere.
+-k, -x, -v and the like go everywhere; -m narrows the choice that was made above.  It ends
+with one line, `N passed, M failed, K skipped`, and with status 0 only if all of it passed: a
+skipped test counts as failed, and so does a machine that dies or never finishes.
 
 examples:
   xenvm test --fast
@@ -56,6 +59,10 @@ NOTHING_COLLECTED = 5
 """pytest's exit status when no test was selected."""
 JUNIT_IN_DOM0 = "/run/xenvm/junit.xml"
 XEN_TESTS, VM_TESTS = "tests/xen", "tests/vm"
+LANE_LIMIT, LONG_LANE_LIMIT = 30 * 60.0, 120 * 60.0
+"""Seconds for one lane: pytest's own limits do not help a process that sleeps in the kernel."""
+LANE_MEMORY = 2500
+"""MiB."""
 
 
 @dataclass
@@ -95,23 +102,65 @@ class Selection:
     options: tuple[str, ...]
 
     @classmethod
-    def of(cls, words: Sequence[str], *, fast: bool, everything: bool) -> Selection:
-        """Sort the words for pytest into paths and options."""
-        marks = "not slow and not long" if fast else "" if everything else "not long"
-        paths = tuple(word for word in words if word.split("::")[0].startswith("tests"))
-        return cls(marks, paths, tuple(word for word in words if word not in paths))
+    def of(
+        cls, words: Sequence[str], *, fast: bool, everything: bool, root: Path | None = None
+    ) -> Selection:
+        """Sort the words for pytest into paths, marks and options.
+
+        `root` is the checkout.  Raises UsageError for a path that is not there.
+        """
+        root = root or find_root()
+        marks = ["not slow and not long" if fast else "" if everything else "not long"]
+        paths: list[str] = []
+        options: list[str] = []
+        rest = iter(words)
+        for word in rest:
+            if word == "-m":
+                marks.append(next(rest, ""))
+            elif word in _OPTIONS_WITH_VALUE:
+                options += [word, *([value] if (value := next(rest, None)) is not None else [])]
+            elif word.startswith("-"):
+                options.append(word)
+            else:
+                paths.append(_test_path(word, root))
+        return cls(_both(*marks), tuple(paths), tuple(options))
 
     def below(self, *directories: str) -> list[str]:
         """The paths to run of those below `directories`; [] if none was asked for."""
-        if not self.paths or "tests" in [path.rstrip("/") for path in self.paths]:
+        if not self.paths or "tests" in self.paths:
             return list(directories)
-        return [path for path in self.paths if path.startswith(directories)]
+        return [
+            path for path in self.paths if path.startswith(tuple(f"{top}/" for top in directories))
+            or path in directories
+        ]  # fmt: skip
 
     def pytest(self, paths: Sequence[str], junit: str, *more_marks: str) -> list[str]:
         """pytest's arguments."""
-        marks = " and ".join(f"({mark})" for mark in (self.marks, *more_marks) if mark)
+        marks = _both(self.marks, *more_marks)
         select = ["-m", marks] if marks else []
         return ["-q", *select, f"--junitxml={junit}", *self.options, *paths]
+
+
+_OPTIONS_WITH_VALUE = {
+    "-k", "-p", "-n", "-o", "-W", "--tb", "--maxfail", "--durations", "--timeout", "--capture",
+    "--deselect", "--ignore", "--log-level", "--log-cli-level", "--hypothesis-seed",
+}  # fmt: skip
+
+
+def _both(*marks: str) -> str:
+    return " and ".join(f"({mark})" for mark in marks if mark)
+
+
+def _test_path(word: str, root: Path) -> str:
+    """`word` as a path below the checkout, the way every lane understands it."""
+    name, colons, test = word.partition("::")
+    path = os.path.relpath(os.path.join(root, name), root)
+    if not (path == "tests" or path.startswith("tests/")) or not (root / path).exists():
+        raise UsageError(
+            f"no such tests: {word}",
+            hint="name files or directories below tests/; -k EXPRESSION chooses by name",
+        )
+    return f"{path}{colons}{test}"
 
 
 def read_junit(text: str) -> Counts:
@@ -129,9 +178,26 @@ def read_junit(text: str) -> Counts:
 def test(context: Context, arguments: argparse.Namespace) -> int:
     """Run what was asked for.  Returns 0 if all of it ran and passed, else 1."""
     began = time.monotonic()
-    host.ensure_packages([*host.VM_PACKAGES, *host.TEST_PACKAGES])
     selection = Selection.of(arguments.command, fast=arguments.fast, everything=arguments.all)
-    runner = _Runner(context, selection)
+    host.ensure_packages([*host.VM_PACKAGES, *host.TEST_PACKAGES])
+    try:
+        total = _run_lanes(context, arguments, selection)
+    except BaseException:
+        # Lanes in other threads end when what they wait for does.
+        _kill_children()
+        raise
+    for note in total.notes:
+        print(f"xenvm: {note}", file=sys.stderr)
+    if not (total.passed or total.failed or total.notes):
+        print("xenvm: not one test was selected", file=sys.stderr)
+    seconds = time.monotonic() - began
+    print(f"xenvm: the tests took {seconds:.0f} s", file=sys.stderr)
+    print(f"{total.passed} passed, {total.failed} failed, {total.skipped} skipped", flush=True)
+    return 0 if total.good else 1
+
+
+def _run_lanes(context: Context, arguments: argparse.Namespace, selection: Selection) -> Counts:
+    runner = _Runner(context, selection, LONG_LANE_LIMIT if arguments.all else LANE_LIMIT)
     if arguments.release:
         releases = [arguments.release]
     else:
@@ -148,28 +214,40 @@ def test(context: Context, arguments: argparse.Namespace) -> int:
             machines += [partial(runner.in_dom0, one, paths) for one in contexts]
             if not arguments.fast and not arguments.release:
                 machines.append(partial(runner.in_dom0, contexts[0], paths, store="oxenstored"))
-        jobs = arguments.jobs or min(len(machines) or 1, max(1, (os.cpu_count() or 1) * 3 // 4))
-        with ThreadPoolExecutor(jobs) as pool:
+        pool = ThreadPoolExecutor(arguments.jobs or machines_at_a_time())
+        try:
             for running in [pool.submit(machine) for machine in machines]:
                 total.add(running.result())
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
         if not arguments.fast:
             total.add(runner.on_host("vm", selection.below(VM_TESTS)))
-    for note in total.notes:
-        print(f"xenvm: {note}", file=sys.stderr)
-    seconds = time.monotonic() - began
-    print(
-        f"{total.passed} passed, {total.failed} failed, {total.skipped} skipped in {seconds:.0f} s",
-        flush=True,
-    )
-    return 0 if total.good else 1
+    return total
+
+
+def machines_at_a_time(meminfo: Path = Path("/proc/meminfo")) -> int:
+    """How many machines this host carries: a lane keeps about one CPU and 2 GiB busy."""
+    cpus = len(os.sched_getaffinity(0))
+    words = meminfo.read_text().split()
+    available = int(words[words.index("MemAvailable:") + 1]) >> 10
+    return max(1, min(cpus, available // LANE_MEMORY))
+
+
+def _kill_children() -> None:
+    """Kill what our threads wait for: machines, ssh, pytest.  Their own children are tied."""
+    for task in Path("/proc/self/task").iterdir():
+        for word in (task / "children").read_text().split():
+            with suppress(ProcessLookupError):
+                os.kill(int(word), signal.SIGKILL)
 
 
 class _Runner:
     """Runs pytest on the host and in machines; prints what it says under the lane's name."""
 
-    def __init__(self, context: Context, selection: Selection) -> None:
+    def __init__(self, context: Context, selection: Selection, limit: float) -> None:
         self.context = context
         self.selection = selection
+        self.limit = limit
         self._print_lock = threading.Lock()
         self._python = Path()
         self._tree = Path()
@@ -207,10 +285,13 @@ class _Runner:
             "MYPY_CACHE_DIR": os.fspath(self.context.cache.root / "mypy"),
         }
         with progress.step(f"{lane}: tests"), self._printed(lane) as output:
-            code = subprocess.run(
-                tied_to_us(command), cwd=self._tree, env=environment,
-                stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=False,
-            ).returncode  # fmt: skip
+            try:
+                code = subprocess.run(
+                    tied_to_us(command), cwd=self._tree, env=environment, timeout=self.limit,
+                    stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=False,
+                ).returncode  # fmt: skip
+            except subprocess.TimeoutExpired:
+                return Counts(notes=[f"{lane}: not finished after {self.limit:.0f} s"])
         return self._counted(lane, code, junit.read_text() if junit.exists() else "")
 
     def in_dom0(self, context: Context, paths: list[str], *, store: str = "xenstored") -> Counts:
@@ -229,7 +310,7 @@ class _Runner:
                 with self._printed(lane) as output:
                     code = session.run(
                         command, env={"XENPY_REQUIRE_XEN": "1"}, stdin=subprocess.DEVNULL,
-                        stdout=output, stderr=output,
+                        stdout=output, stderr=output, timeout=self.limit,
                     )  # fmt: skip
                 have = session.run(["test", "-e", JUNIT_IN_DOM0]) == 0
                 text = session.output(["cat", JUNIT_IN_DOM0]) if have else ""

@@ -17,7 +17,7 @@ from pathlib import Path
 from xenpy.vm import console as consoles
 from xenpy.vm import progress, supervisor
 from xenpy.vm.context import Context
-from xenpy.vm.errors import USAGE, VmError
+from xenpy.vm.errors import UsageError, VmError
 from xenpy.vm.instance import Instance
 from xenpy.vm.qemu import Sockets
 
@@ -279,8 +279,7 @@ def bench(context: Context, arguments: argparse.Namespace) -> int:
 def _command(arguments: argparse.Namespace, verb: str) -> list[str]:
     command: list[str] = arguments.command
     if not command:
-        print(f"xenvm {verb}: no command; it comes after `--` (see --help)", file=sys.stderr)
-        raise SystemExit(USAGE)
+        raise UsageError(f"no command for {verb}", hint=f"it comes after `--`: xenvm {verb} -- CMD")
     return command
 
 
