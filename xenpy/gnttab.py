@@ -96,8 +96,8 @@ class _Owner(Handle):
         """Give every page back and close.
 
         Raises:
-            BufferError: a view of a page lives.  Pages without a view are given back, the
-                handle stays open, and `close` may be called again.
+            BufferError: a view of a page lives.  The other pages are given back, the handle
+                stays open, and `close` may be called again.
         """
         if not self.closed:
             viewed = [held for held in self._held if held.viewed]
@@ -183,9 +183,8 @@ class GrantTable(_Owner):
             )  # fmt: skip
         else:
             _check_some(refs)
-            c_refs = ffi.new("uint32_t[]", list(refs))
             address = self._lib.xengnttab_map_domain_grant_refs(
-                self._handle, len(refs), domid, c_refs, prot
+                self._handle, len(refs), domid, ffi.new("uint32_t[]", list(refs)), prot
             )
         if address == ffi.NULL:
             raise xen_error(ffi.errno, "map_grant_refs", domid=domid, refs=list(refs))
@@ -348,8 +347,7 @@ class GrantShare(_Owner):
                 we let go.  For one page only.
 
         Raises:
-            XenError: ENOSPC when the `limit` of xen-gntalloc is reached; otherwise as the
-                kernel gave it.
+            XenError: ENOSPC at the `limit` of xen-gntalloc; otherwise as the kernel gave it.
         """
         self._check("share")
         if count < 1:

@@ -165,7 +165,7 @@ def daemon(stats: Path) -> Generator[subprocess.Popen[bytes]]:
         process.wait(PATIENCE)
 
 
-def start_guest(image: Path, version: Sequence[int]) -> None:
+def start_guest(image: Path, version: tuple[int, int]) -> None:
     """Create the guest with the disk, as the release's xl can."""
     if version >= (4, 19):
         say("xl create with disk = ['vdev=xvda, backendtype=tap, script=block-xenpy, ...']")
@@ -180,7 +180,7 @@ def start_guest(image: Path, version: Sequence[int]) -> None:
     run("xenvm-guest", "wait", GUEST)
 
 
-def detach(version: Sequence[int]) -> None:
+def detach(version: tuple[int, int]) -> None:
     """Take the disk away from the running guest."""
     domid = run("xl", "domid", GUEST).strip()
     if version >= (4, 19):

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: MIT
+"""Imports point one way: the layers of docs/design/modules.md, held."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import xenpy
+
+PACKAGE = Path(xenpy.__file__).resolve().parent
+LAYERS: list[set[str]] = [
+    {"errors", "types"},
+    {"_ffi"},
+    {"handles"},
+    {"memory", "gnttab", "evtchn", "ctrl", "wire", "ring", "xenbus", "paths"},
+    {
+        "store_wire", "store_pyxs", "store_writer", "store_connection", "store_nodes",
+        "store_transaction", "store_wait", "store_watch", "xenstore",
+    },
+    {"devlog", "runtime"},
+    {"backend"},
+    {"lifecycle", "service", "attach", "driver"},
+    {"drivers"},
+    {"daemon", "cli"},
+]  # fmt: skip
+BESIDE = {"testing", "vm", "__init__"}
+
+
+def layer_of(module: str) -> int:
+    """The number of a module's layer, by its first name below xenpy."""
+    (found,) = [number for number, names in enumerate(LAYERS) if module in names]
+    return found
+
+
+def imported(path: Path) -> set[str]:
+    """The modules of xenpy that a file imports, by their names below xenpy."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names if alias.name.startswith("xenpy.")}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            name = node.module or ""
+            if name == "xenpy":
+                found |= {f"xenpy.{alias.name}" for alias in node.names}
+            elif name.startswith("xenpy."):
+                found.add(name)
+            assert not name.startswith("drivers"), f"{path}: a top-level `drivers`"
+    return {name.removeprefix("xenpy.") for name in found}
+
+
+def modules() -> list[Path]:
+    return sorted(path for path in PACKAGE.rglob("*.py") if "__pycache__" not in path.parts)
+
+
+def first_name(path: Path) -> str:
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def test_every_module_has_a_layer() -> None:
+    known = set.union(*LAYERS) | BESIDE
+    assert {first_name(path) for path in modules()} <= known
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_module_imports_what_is_above_it_only(path: Path) -> None:
+    own = first_name(path)
+    names = {name.split(".")[0] for name in imported(path)} - {"__version__"}
+    if own == "vm":
+        assert names <= {"vm"}, "vm is standard library only"
+    elif own == "testing" or own == "__init__":
+        assert "cli" not in names
+    else:
+        assert not names & BESIDE, "the library does not know its tests or its VM"
+        for name in names:
+            assert layer_of(name) <= layer_of(own), f"{own} imports {name}, which is below it"
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_only_the_bindings_know_cffi(path: Path) -> None:
+    own = first_name(path)
+    allowed = {"_ffi", "memory", "gnttab", "evtchn", "ctrl", "ring", "testing"}
+    if any(name.split(".")[0] == "_ffi" for name in imported(path)):
+        assert own in allowed
+    if own != "_ffi":
+        tree = ast.parse(path.read_text())
+        direct = {
+            alias.name
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Import)
+            for alias in node.names
+        } | {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        assert "cffi" not in direct
+
+
+def test_the_vm_harness_needs_the_standard_library_only() -> None:
+    code = (
+        "import sys, xenpy.vm.cli\n"
+        "known = set(sys.stdlib_module_names) | {'xenpy', '__main__', 'site', 'sitecustomize'}\n"
+        "names = {name.split('.')[0] for name in sys.modules}\n"
+        "print(sorted(name for name in names - known if not name.startswith('_')))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", code], capture_output=True, text=True, check=True,
+        env={"PYTHONPATH": str(PACKAGE.parent)},
+    )  # fmt: skip
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_library_imports_without_libxenctrl() -> None:
+    code = (
+        "import sys\n"
+        "sys.modules['xenpy._ffi._xenctrl'] = None\n"
+        "import xenpy.daemon, xenpy.drivers.block.driver\n"
+        "try:\n"
+        "    import xenpy.ctrl\n"
+        "except ImportError as error:\n"
+        "    assert 'libxen-dev' in str(error), error\n"
+        "else:\n"
+        "    raise AssertionError\n"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code], check=True, env={"PYTHONPATH": str(PACKAGE.parent)}
+    )
