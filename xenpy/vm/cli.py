@@ -41,6 +41,7 @@ exit status: that of the command; {USAGE} wrong usage; {HARNESS} the harness fai
 why on a line that begins with "xenvm: error:"; {INTERRUPTED} interrupted.
 """
 
+DEFAULT_NAME = "default"
 TAKES_COMMAND = ("exec", "bench", "test")
 
 
@@ -61,6 +62,7 @@ def parser() -> argparse.ArgumentParser:
         description: str = "",
         *,
         machine: bool = True,
+        named: bool = True,
     ) -> argparse.ArgumentParser:
         sub = adder.add_parser(
             name,
@@ -70,19 +72,19 @@ def parser() -> argparse.ArgumentParser:
         )
         sub.set_defaults(run=run)
         sub.add_argument("-q", "--quiet", action="store_true", help="no progress, only errors")
-        sub.add_argument(
-            "--name", default="default", metavar="INSTANCE", help="which machine of `up` (default)"
-        )
+        if named:
+            sub.add_argument(
+                "--name", default=DEFAULT_NAME, metavar="INSTANCE",
+                help=f"which machine of `up` ({DEFAULT_NAME})",
+            )  # fmt: skip
         if machine:
             _add_machine_options(sub)
         return sub
 
-    sub = verb(
-        "demo", "a stock guest on a disk served by Python", verbs.demo, verbs.demo.__doc__ or ""
-    )
+    sub = verb("demo", "a stock guest on a disk served by Python", verbs.demo, named=False)
     sub.add_argument("--json", type=Path, metavar="FILE", help="write what was seen to FILE")
 
-    sub = verb("test", "run the tests", lanes.test, lanes.HELP)
+    sub = verb("test", "run the tests", lanes.test, lanes.HELP, named=False)
     lane = sub.add_mutually_exclusive_group()
     lane.add_argument("--fast", action="store_true", help="after each edit: minutes, one release")
     lane.add_argument("--all", action="store_true", help="with the tests marked `long`")
@@ -101,7 +103,7 @@ def parser() -> argparse.ArgumentParser:
         help=f"end it when unused for so many seconds ({DEFAULT_IDLE:.0f})",
     )  # fmt: skip
     verb("down", "end the machine of `up`", verbs.down, machine=False)
-    sub = verb("status", "what runs", verbs.status, machine=False)
+    sub = verb("status", "what runs", verbs.status, machine=False, named=False)
     sub.add_argument("--json", action="store_true", help="one object per machine, in a list")
 
     for name, text, run in (
@@ -118,7 +120,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--guest", metavar="NAME", help="what this guest's console said, and leave")
     verb("logs", "print what a machine said", verbs.logs, machine=False)
 
-    sub = verb("bench", "count instructions of a command", verbs.bench)
+    sub = verb("bench", "count instructions of a command", verbs.bench, named=False)
     sub.add_argument("--rounds", type=_positive, default=3, metavar="N", help="runs (3)")
     sub.add_argument("--json", action="store_true", help="an object instead of a table")
     return top
@@ -157,7 +159,7 @@ def _positive(text: str) -> int:
 
 
 def _context(arguments: argparse.Namespace) -> Context:
-    context = Context(cache=Cache(), name=arguments.name)
+    context = Context(cache=Cache(), name=getattr(arguments, "name", DEFAULT_NAME))
     if hasattr(arguments, "icount"):
         machine = Machine(store=arguments.store, memory=arguments.memory)
         context.machine = machine.with_icount() if arguments.icount else machine

@@ -34,7 +34,7 @@ from xenpy.vm.errors import UsageError, VmError
 from xenpy.vm.machine import scratch_directory, tied_to_us
 from xenpy.vm.releases import DEFAULT, RELEASES
 
-__all__ = ["HELP", "Counts", "Selection", "read_junit", "test"]
+__all__ = ["HELP", "Counts", "Runner", "Selection", "machines_at_a_time", "read_junit", "test"]
 
 HELP = """\
 Run the tests; installs, builds and boots whatever they need.
@@ -197,7 +197,7 @@ def test(context: Context, arguments: argparse.Namespace) -> int:
 
 
 def _run_lanes(context: Context, arguments: argparse.Namespace, selection: Selection) -> Counts:
-    runner = _Runner(context, selection, LONG_LANE_LIMIT if arguments.all else LANE_LIMIT)
+    runner = Runner(context, selection, LONG_LANE_LIMIT if arguments.all else LANE_LIMIT)
     if arguments.release:
         releases = [arguments.release]
     else:
@@ -241,7 +241,7 @@ def _kill_children() -> None:
                 os.kill(int(word), signal.SIGKILL)
 
 
-class _Runner:
+class Runner:
     """Runs pytest on the host and in machines; prints what it says under the lane's name."""
 
     def __init__(self, context: Context, selection: Selection, limit: float) -> None:
@@ -249,37 +249,37 @@ class _Runner:
         self.selection = selection
         self.limit = limit
         self._print_lock = threading.Lock()
-        self._python = Path()
-        self._tree = Path()
+        self.python = Path()
+        self.tree = Path()
 
     def prepare(self, directory: Path) -> None:
         """Make the virtual environment, and a copy of the checkout in `directory`."""
         checkout = Checkout.scan()
-        self._python = venv.ensure(self.context.cache, checkout.root)
-        self._tree = venv.stage(self.context.cache, checkout, self._python, directory)
+        self.python = venv.ensure(self.context.cache, checkout.root)
+        self.tree = venv.stage(self.context.cache, checkout, self.python, directory)
 
     def host_paths(self) -> list[str]:
         """The tests that need no Xen: everything below tests/ that is in no other lane."""
         others = {XEN_TESTS, VM_TESTS, "tests/conformance"}
         names = sorted(
-            f"tests/{entry.name}" for entry in (self._tree / "tests").iterdir() if entry.is_dir()
+            f"tests/{entry.name}" for entry in (self.tree / "tests").iterdir() if entry.is_dir()
         )
         return self.selection.below(*(name for name in names if name not in others))
 
     def on_host(self, lane: str, paths: list[str]) -> Counts:
         """Run tests on this machine."""
-        paths = [path for path in paths if (self._tree / path.split("::")[0]).exists()]
+        paths = [path for path in paths if (self.tree / path.split("::")[0]).exists()]
         if not paths:
             return Counts()
-        junit = self._tree.parent / f"{lane}.xml"
+        junit = self.tree.parent / f"{lane}.xml"
         command = [
-            os.fspath(self._python), "-m", "pytest", "-p", "no:cacheprovider",
+            os.fspath(self.python), "-m", "pytest", "-p", "no:cacheprovider",
             *self.selection.pytest(paths, os.fspath(junit)),
         ]  # fmt: skip
         environment = {
             **os.environ,
-            "PYTHONPATH": os.fspath(self._tree),
-            "PATH": f"{self._python.parent}{os.pathsep}{os.environ.get('PATH', '')}",
+            "PYTHONPATH": os.fspath(self.tree),
+            "PATH": f"{self.python.parent}{os.pathsep}{os.environ.get('PATH', '')}",
             "XENPY_REQUIRE_XEN": "1",
             "XENVM_CACHE": os.fspath(self.context.cache.root),
             "MYPY_CACHE_DIR": os.fspath(self.context.cache.root / "mypy"),
@@ -287,7 +287,7 @@ class _Runner:
         with progress.step(f"{lane}: tests"), self._printed(lane) as output:
             try:
                 code = subprocess.run(
-                    tied_to_us(command), cwd=self._tree, env=environment, timeout=self.limit,
+                    tied_to_us(command), cwd=self.tree, env=environment, timeout=self.limit,
                     stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=False,
                 ).returncode  # fmt: skip
             except subprocess.TimeoutExpired:
