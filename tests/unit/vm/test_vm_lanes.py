@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: MIT
+"""`xenvm test` from below: which tests go where, and that nothing bad counts as good."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from xenpy.vm import lanes
+from xenpy.vm.cache import Cache
+from xenpy.vm.context import Context
+from xenpy.vm.errors import UsageError, VmDiedError
+from xenpy.vm.lanes import Counts, Runner, Selection, machines_at_a_time, read_junit
+
+ALL = Selection("", (), ())
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for name in ("unit", "xen", "xenstore", "vm"):
+        directory = tmp_path / "tests" / name
+        directory.mkdir(parents=True)
+        (directory / "test_a.py").touch()
+    return tmp_path
+
+
+def selected(root: Path, *words: str, fast: bool = False, everything: bool = False) -> Selection:
+    return Selection.of(words, fast=fast, everything=everything, root=root)
+
+
+def test_without_paths_every_lane_runs(root: Path) -> None:
+    assert selected(root, "-x").below("tests/unit", "tests/abi") == ["tests/unit", "tests/abi"]
+    assert selected(root, "tests").below("tests/xen") == ["tests/xen"]
+
+
+def test_paths_choose_the_lanes(root: Path) -> None:
+    chosen = selected(root, "tests/xen/test_a.py::test_b[x-y]", "./tests/vm/", "tests/xenstore")
+    assert chosen.below("tests/xen") == ["tests/xen/test_a.py::test_b[x-y]"]
+    assert chosen.below("tests/vm") == ["tests/vm"]
+    assert chosen.below("tests/unit", "tests/abi") == []
+
+
+def test_an_absolute_path_is_one_of_the_checkout(root: Path) -> None:
+    assert selected(root, f"{root}/tests/xen").below("tests/xen") == ["tests/xen"]
+    with pytest.raises(UsageError, match="no such tests: /etc"):
+        selected(root, "/etc")
+
+
+def test_words_after_options_are_no_paths(root: Path) -> None:
+    chosen = selected(root, "-k", "tests or xen", "-x", "--tb=short", "--maxfail", "2")
+    assert chosen.paths == ()
+    assert chosen.options == ("-k", "tests or xen", "-x", "--tb=short", "--maxfail", "2")
+
+
+@pytest.mark.parametrize(
+    ("options", "marks"),
+    [
+        ({}, "(not long)"),
+        ({"fast": True}, "(not slow and not long)"),
+        ({"everything": True}, ""),
+    ],
+)
+def test_marks(root: Path, options: dict[str, bool], marks: str) -> None:
+    assert selected(root, **options).marks == marks
+
+
+def test_own_marks_narrow_and_never_widen(root: Path) -> None:
+    chosen = selected(root, "-m", "oxenstored_too or long")
+    assert chosen.marks == "(not long) and (oxenstored_too or long)"
+    words = chosen.pytest(["tests/xen"], "/j.xml", "oxenstored_too")
+    assert words.count("-m") == 1
+    assert words[words.index("-m") + 1].endswith("and (oxenstored_too)")
+    assert words[-1] == "tests/xen"
+
+
+def test_junit_counts() -> None:
+    text = (
+        '<testsuites><testsuite tests="9" failures="2" errors="1" skipped="2"/>'
+        '<testsuite tests="1" failures="0" errors="0" skipped="0"/></testsuites>'
+    )
+    counts = read_junit(text)
+    assert (counts.passed, counts.failed, counts.skipped) == (5, 3, 2)
+
+
+@pytest.mark.parametrize(
+    ("counts", "good"),
+    [
+        (Counts(passed=1), True),
+        (Counts(), False),
+        (Counts(passed=9, failed=1), False),
+        (Counts(passed=9, skipped=1), False),
+        (Counts(passed=9, notes=["a lane died"]), False),
+    ],
+)
+def test_only_all_passed_is_good(counts: Counts, good: bool) -> None:
+    assert counts.good is good
+
+
+def test_machines_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    meminfo = tmp_path / "meminfo"
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2})
+    for mebibytes, machines in ((1000, 1), (6000, 2), (64000, 3)):
+        meminfo.write_text(f"MemTotal: 1 kB\nMemAvailable:   {mebibytes * 1024} kB\n")
+        assert machines_at_a_time(meminfo) == machines
+
+
+# The lane on the host, with a pytest of its own below it.
+
+TESTS = {
+    "good": "def test_a(): pass\ndef test_b(): pass\n",
+    "bad": "def test_a(): pass\ndef test_b(): assert 0\n",
+    "skips": "import pytest\ndef test_a(): pytest.skip('no')\ndef test_b(): pass\n",
+    "broken": "import no_such_module\n",
+    "dies": "import os\ndef test_a(): os._exit(0)\n",
+    "killed": "import os\ndef test_a(): os.kill(os.getpid(), 9)\n",
+    "hangs": "import time\ndef test_a(): time.sleep(60)\n",
+    "empty": "",
+}
+
+
+@pytest.fixture
+def runner(tmp_path: Path) -> Runner:
+    tree = tmp_path / "tree"
+    (tree / "tests").mkdir(parents=True)
+    for name, text in TESTS.items():
+        directory = tree / "tests" / name
+        directory.mkdir()
+        (directory / f"test_{name}.py").write_text(text)
+    runner = Runner(Context(cache=Cache(tmp_path / "cache")), ALL, 30.0)
+    runner.python, runner.tree = Path(sys.executable), tree
+    return runner
+
+
+@pytest.mark.parametrize(
+    ("name", "passed", "failed", "skipped", "note"),
+    [
+        ("good", 2, 0, 0, ""),
+        ("bad", 1, 1, 0, ""),
+        ("skips", 1, 0, 1, ""),
+        ("broken", 0, 1, 0, ""),
+        ("dies", 0, 0, 0, "ended with status 0 and left no results"),
+        ("killed", 0, 0, 0, "ended with status -9 and left no results"),
+        ("empty", 0, 0, 0, "pytest ended with status 5"),
+    ],
+)
+def test_the_host_lane(
+    runner: Runner,
+    capfd: pytest.CaptureFixture[str],
+    name: str,
+    passed: int,
+    failed: int,
+    skipped: int,
+    note: str,
+) -> None:
+    counts = runner.on_host("host", [f"tests/{name}"])
+    assert (counts.passed, counts.failed, counts.skipped) == (passed, failed, skipped)
+    assert [note in one for one in counts.notes] == ([True] if note else [])
+    assert counts.good is (name == "good")
+    printed = capfd.readouterr().out.splitlines()
+    assert all(line.startswith("host: ") for line in printed)
+
+
+def test_a_lane_that_never_ends_is_ended(runner: Runner) -> None:
+    runner.limit = 1.5
+    counts = runner.on_host("host", ["tests/hangs"])
+    assert not counts.good
+    assert counts.notes == ["host: not finished after 2 s"]
+
+
+def test_no_tests_directory_no_lane(runner: Runner) -> None:
+    counts = runner.on_host("vm", ["tests/vm"])
+    assert counts == Counts()
+
+
+def test_the_host_takes_what_no_other_lane_does(runner: Runner) -> None:
+    for name in ("xen", "vm", "conformance"):
+        (runner.tree / "tests" / name).mkdir()
+    paths = runner.host_paths()
+    assert "tests/good" in paths
+    assert not {"tests/xen", "tests/vm", "tests/conformance"} & set(paths)
+
+
+# The lane in a machine, with a stand-in for the machine.
+
+
+@dataclass
+class Dom0:
+    """What a session does, as far as the lane uses it."""
+
+    status: int = 0
+    junit: str = ""
+    death: VmDiedError | None = None
+
+    def run(self, command: Sequence[str], **streams: Any) -> int:
+        if command[0] == "test":
+            return 0 if self.junit else 1
+        self.environment = streams["env"]
+        self.command = command
+        if self.death is not None:
+            raise self.death
+        subprocess.run(["echo", "in dom0"], stdout=streams["stdout"], check=True)
+        return self.status
+
+    def output(self, command: Sequence[str]) -> str:
+        assert command == ["cat", lanes.JUNIT_IN_DOM0]
+        return self.junit
+
+
+@dataclass
+class NoMachine(Context):
+    """A context whose machines are `dom0`."""
+
+    dom0: Dom0 | None = None
+
+    @contextmanager
+    def fresh(self) -> Generator[Any, None, None]:
+        yield None, self.dom0
+
+
+def in_dom0(runner: Runner, dom0: Dom0, **options: Any) -> Counts:
+    context = NoMachine(cache=runner.context.cache, release_name="bookworm", dom0=dom0)
+    return runner.in_dom0(cast(Context, context), ["tests/xen"], **options)
+
+
+def junit(tests: int, failures: int = 0) -> str:
+    return f'<testsuite tests="{tests}" failures="{failures}" errors="0" skipped="0"/>'
+
+
+def test_the_lane_in_dom0(runner: Runner, capfd: pytest.CaptureFixture[str]) -> None:
+    dom0 = Dom0(junit=junit(3))
+    assert in_dom0(runner, dom0) == Counts(passed=3)
+    assert dom0.environment == {"XENPY_REQUIRE_XEN": "1"}
+    assert dom0.command[:3] == ["python3", "-m", "pytest"]
+    assert capfd.readouterr().out == "bookworm: in dom0\n"
+
+
+@pytest.mark.parametrize(
+    ("dom0", "note"),
+    [
+        (Dom0(death=VmDiedError("QEMU was killed")), "bookworm: QEMU was killed"),
+        (Dom0(status=1), "bookworm: pytest ended with status 1 and left no results"),
+        (Dom0(status=3, junit=junit(3)), "bookworm: pytest ended with status 3"),
+        (Dom0(status=5, junit=junit(0)), "bookworm: pytest ended with status 5"),
+    ],
+)
+def test_a_lane_that_went_wrong_is_not_good(runner: Runner, dom0: Dom0, note: str) -> None:
+    counts = in_dom0(runner, dom0)
+    assert not counts.good
+    assert counts.notes[0].startswith(note)
+
+
+def test_oxenstored_is_a_lane_of_its_own(runner: Runner, capfd: pytest.CaptureFixture[str]) -> None:
+    dom0 = Dom0(junit=junit(2))
+    assert in_dom0(runner, dom0, store="oxenstored") == Counts(passed=2)
+    assert dom0.command[dom0.command.index("-m", 3) + 1] == "(oxenstored_too)"
+    assert capfd.readouterr().out == "oxenstored: in dom0\n"
+    # Tests may be chosen so that none of them is marked.
+    assert in_dom0(runner, Dom0(status=5, junit=junit(0)), store="oxenstored") == Counts()
