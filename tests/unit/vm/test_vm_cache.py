@@ -53,9 +53,14 @@ def test_what_is_built_appears_at_once(cache: Cache) -> None:
 
 def test_what_fails_leaves_nothing(cache: Cache) -> None:
     final = cache.root / "images" / "one"
-    with pytest.raises(KeyboardInterrupt), cache.building(final) as work:
-        (work / "file").write_text("x")
-        raise KeyboardInterrupt
+
+    def build() -> None:
+        with cache.building(final) as work:
+            (work / "file").write_text("x")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build()
     assert list(final.parent.iterdir()) == []
 
 
@@ -72,16 +77,15 @@ def test_no_disk_space_is_said_before_the_work(
 ) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _: Usage(1 << 40, 1 << 40, 100 << 20))
     cache.need_space(100, "a small thing")
-    with pytest.raises(
-        VmError, match="no disk space: an image needs 101 MiB .* 100 MiB are free"
-    ) as caught:
+    with pytest.raises(VmError, match="no disk space: an image needs 101 MiB in ") as caught:
         cache.need_space(101, "an image")
+    assert str(caught.value).endswith("100 MiB are free")
     assert "XENVM_CACHE" in caught.value.hint
 
 
 def test_no_place_for_a_cache(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(VmError, match="cannot make .*Not a directory"):
+    with pytest.raises(VmError, match=r"cannot make .*Not a directory"):
         Cache(tmp_path / "file").directory("locks")
 
 

@@ -85,9 +85,13 @@ def test_a_slow_step_says_that_it_lives(capsys: pytest.CaptureFixture[str]) -> N
 
 @pytest.mark.usefixtures("_impatient")
 def test_a_failed_step_says_so(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(ValueError, match="no"), progress.step("doomed"):
-        time.sleep(0.2)
-        raise ValueError("no")
+    def work() -> None:
+        with progress.step("doomed"):
+            time.sleep(0.2)
+            raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        work()
     assert "xenvm: doomed: failed after 0." in capsys.readouterr().err
 
 
