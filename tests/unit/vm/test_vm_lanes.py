@@ -126,7 +126,9 @@ TESTS = {
 
 
 @pytest.fixture
-def runner(tmp_path: Path) -> Runner:
+def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runner:
+    # The plugins are most of the time that the pytest below takes, and none is needed.
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     tree = tmp_path / "tree"
     (tree / "tests").mkdir(parents=True)
     for name, text in TESTS.items():
