@@ -15,8 +15,8 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.mark.parametrize(
     "command",
     [
-        ["ruff", "check", "xenpy", "drivers", "tests", "vagrant"],
-        ["ruff", "format", "--check", "xenpy", "drivers", "tests"],
+        ["ruff", "check", "xenpy", "drivers", "tests", "docs", "vagrant"],
+        ["ruff", "format", "--check", "xenpy", "drivers", "tests", "docs"],
         ["mypy"],
         ["pyright", "--pythonpath", sys.executable],
     ],
@@ -33,7 +33,7 @@ def sources() -> list[Path]:
     kinds = {".py", ".c", ".h", ".sh"}
     return [
         path
-        for top in ("xenpy", "drivers", "tests", "vagrant")
+        for top in ("xenpy", "drivers", "tests", "docs", "vagrant")
         for path in sorted((ROOT / top).rglob("*"))
         if path.suffix in kinds and path.is_file() and path.name not in GENERATED
     ]

@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: MIT
+"""What the Markdown says one can type: it runs, or the real parsers take it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from fences import ROOT, Command, Fence, agrees, commands, fences, pages
+from xenpy.attach import parse_words
+from xenpy.cli import attach, detach, main, serve
+from xenpy.cli.common import find_driver
+from xenpy.vm import cli, guest, lanes
+from xenpy.vm.dom0_demo import Report
+from xenpy.vm.errors import UsageError
+
+ALL = [fence for page in pages() for fence in fences(page)]
+SPOKEN = {"console", "mermaid", "python", "text", "toml"}
+DIRECTIVES = ("{toctree}", "{literalinclude}")
+UNCHECKED = {"kill", "xl"}
+"""Commands of a dom0 that are not ours."""
+SETTING_UP = ("python3 -m venv .venv", ".venv/bin/")
+
+
+def of(language: str) -> list[Fence]:
+    return [fence for fence in ALL if fence.language == language]
+
+
+CONSOLE = [command for fence in of("console") for command in commands(fence)]
+
+
+def run_python(*words: str) -> str:
+    """What Python prints; a warning is an error."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", *words], cwd=ROOT, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("fence", ALL, ids=str)
+def test_a_block_says_what_it_is(fence: Fence) -> None:
+    assert fence.language in SPOKEN or fence.language.startswith(DIRECTIVES)
+
+
+@pytest.mark.parametrize("fence", of("python"), ids=str)
+def test_python_prints_what_is_shown(fence: Fence) -> None:
+    assert run_python("-c", fence.text) == (fence.shown or "")
+
+
+@pytest.mark.parametrize("fence", of("toml"), ids=str)
+def test_toml_is_toml(fence: Fence) -> None:
+    assert tomllib.loads(fence.text)
+
+
+@pytest.mark.parametrize("command", CONSOLE, ids=str)
+def test_a_command_is_taken(command: Command, accepted: Callable[[Sequence[str]], None]) -> None:
+    if command.text.startswith(SETTING_UP):
+        return
+    words = shlex.split(command.text)
+    if words[0] == "python3":
+        assert agrees(command.shown, run_python(*words[1:]))
+    elif words[0] not in UNCHECKED:
+        accepted(words)
+
+
+@pytest.fixture
+def accepted(monkeypatch: pytest.MonkeyPatch) -> Callable[[Sequence[str]], None]:
+    """Gives a command to the parser that would take it, and sees to its verb not being run."""
+
+    def plan(args: argparse.Namespace) -> int:
+        driver = find_driver(args.driver)
+        driver.plan(parse_words(args.words), args.kind or driver.kind)
+        return 0
+
+    def options(args: argparse.Namespace) -> int:
+        assert set(parse_words(args.words)) <= set(find_driver(args.driver).options)
+        return 0
+
+    for module in (attach, detach):
+        monkeypatch.setattr(module, "run", plan)
+    monkeypatch.setattr(serve, "run", options)
+
+    def accept(words: Sequence[str]) -> None:
+        match words:
+            case ["vagrant/xenvm", *rest]:
+                for inner in taken_by_xenvm(rest):
+                    accept(inner)
+            case ["xenpy", *rest]:
+                assert main.main(rest) == 0
+            case ["xenvm-guest", *rest]:
+                guest.parser().parse_args(rest)
+            case _:
+                raise AssertionError(f"nobody checks {words}")
+
+    return accept
+
+
+def taken_by_xenvm(words: Sequence[str]) -> list[list[str]]:
+    """Our own commands in what `xenvm exec` would run; SystemExit if it takes not even that."""
+    place = words.index("--") if "--" in words else len(words)
+    arguments, unknown = cli.parser().parse_known_args(words[:place])
+    tail = list(words[place + 1 :])
+    if arguments.verb == "test":
+        # Its paths must exist, too.
+        lanes.Selection.of(unknown, fast=arguments.fast, everything=arguments.all)
+    else:
+        assert not unknown
+    assert bool(tail) == (arguments.verb in ("exec", "bench"))
+    inner = shell_commands(tail[0]) if len(tail) == 1 else [tail]
+    return [words for words in inner if words and words[0] in ("xenpy", "xenvm-guest")]
+
+
+def shell_commands(line: str) -> list[list[str]]:
+    """The simple commands of a line of shell, without their redirections."""
+    found: list[list[str]] = [[]]
+    redirected = False
+    for word in shlex.shlex(line, posix=True, punctuation_chars=True):
+        if word == "!" or redirected:
+            redirected = False
+        elif set(word) <= set("<>&") and set(word) & set("<>"):
+            redirected = True
+            if found[-1][-1:] in (["1"], ["2"]):
+                found[-1].pop()
+        elif set(word) <= set("();|&"):
+            found.append([])
+        else:
+            found[-1].append(word)
+    return found
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "vagrant/xenvm exec xl list",
+        "vagrant/xenvm sideways",
+        "vagrant/xenvm test tests/unit/test_no_such.py",
+        "vagrant/xenvm exec -- xenpy serv block",
+        "vagrant/xenvm exec -- 'cd / && xenpy attach block 1 vdef=xvda 2>&1'",
+        "vagrant/xenvm exec -- 'true; xenvm-guest crate web > x'",
+        "xenpy attach block -1 vdev=xvda",
+        "xenpy serve block forse=1",
+        "frobnicate",
+    ],
+)
+def test_what_is_mistyped_is_not_taken(
+    line: str, accepted: Callable[[Sequence[str]], None]
+) -> None:
+    with pytest.raises((SystemExit, UsageError, AssertionError)):
+        accepted(shlex.split(line))
+
+
+def test_what_is_shown_is_compared() -> None:
+    assert agrees(["a ... b", "...", "c"], "a 1 b\nx\ny\nc\n")
+    assert agrees(["..."], "")
+    assert agrees([], "")
+    assert not agrees([], "a\n")
+    assert not agrees(["a ... b"], "a b c\n")
+    assert not agrees(["a", "c"], "a\nb\nc\n")
+
+
+def test_the_readme_shows_what_the_demo_prints() -> None:
+    (shown,) = (fence for fence in of("text") if fence.path == Path("README.md"))
+    ours = [line.split("  ")[0] for line in Report().table().splitlines()]
+    assert [line.split("  ")[0] for line in shown.text.splitlines()] == ours
+
+
+def test_the_readme_s_example_is_fifteen_lines_at_most() -> None:
+    (example,) = (fence for fence in of("python") if fence.path == Path("README.md"))
+    assert len([line for line in example.text.splitlines() if line]) <= 15
+    (other,) = (fence for fence in of("python") if fence.path == Path("docs/tutorial/ring.md"))
+    assert (other.text, other.shown) == (example.text, example.shown)
+
+
+@pytest.mark.parametrize("verb", ["serve", "attach", "detach"])
+def test_xenpy_s_help_teaches_by_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main.main([verb, "--help"])
+    assert f"xenpy {verb}" in capsys.readouterr().out.split("example", 1)[1]
