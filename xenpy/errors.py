@@ -91,7 +91,6 @@ _BY_ERRNO: dict[int, type[XenError]] = {
     _errno.ECONNRESET: XenConnectionError,
     _errno.ECONNREFUSED: XenConnectionError,
     _errno.EPIPE: XenConnectionError,
-    _errno.ENOTCONN: XenConnectionError,
 }
 
 

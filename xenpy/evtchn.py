@@ -18,7 +18,7 @@ from typing import Final
 from xenpy._ffi.stable import StableLib, ffi
 from xenpy._ffi.stable import lib as native
 from xenpy.errors import XenError, xen_error
-from xenpy.handles import Handle
+from xenpy.handles import Handle, open_error
 from xenpy.types import DomId, Port
 
 __all__ = ["VIRQ_DOM_EXC", "EventChannels"]
@@ -43,7 +43,7 @@ class EventChannels(Handle):
         self._lib = lib
         self._handle = lib.xenevtchn_open(lib.xenpy_quiet_logger(), 0)
         if self._handle == ffi.NULL:
-            raise xen_error(ffi.errno, "evtchn_open", "is this a Xen domain? modprobe xen-evtchn")
+            raise open_error(ffi.errno, "evtchn_open", "xen-evtchn")
         self._fd = lib.xenevtchn_fd(self._handle)
         self._poller = select.poll()
         self._poller.register(self._fd, select.POLLIN)
@@ -111,7 +111,8 @@ class EventChannels(Handle):
         """Close `port`; events that it had pending are dropped.
 
         Raises:
-            XenError: ENOTCONN when the port is not ours.
+            XenError: ENOTCONN when the port is not ours; EINVAL when it is beyond what
+                Linux has made room for.
         """
         self._check("unbind")
         if self._lib.xenevtchn_unbind(self._handle, port) < 0:

@@ -15,7 +15,7 @@ from xenpy._ffi.stable import StableLib, ffi
 from xenpy._ffi.stable import lib as native
 from xenpy._ffi.types import CData
 from xenpy.errors import xen_error
-from xenpy.handles import Handle
+from xenpy.handles import Handle, open_error
 from xenpy.memory import Memory, PageMemory
 from xenpy.types import PAGE_SIZE, DomId, GrantRef, Port
 
@@ -146,7 +146,7 @@ class GrantTable(_Owner):
     def __init__(self, lib: StableLib = native) -> None:
         handle = lib.xengnttab_open(lib.xenpy_quiet_logger(), 0)
         if handle == ffi.NULL:
-            raise xen_error(ffi.errno, "gnttab_open", "is this a Xen domain? modprobe xen-gntdev")
+            raise open_error(ffi.errno, "gnttab_open", "xen-gntdev")
         super().__init__(lib, handle)
 
     def map(
@@ -165,7 +165,7 @@ class GrantTable(_Owner):
             refs: at least one; the same one may appear twice.
             writable: False maps them read-only.
             notify_offset: a byte of the page that is set to 0 when the mapping goes away,
-                by `close` or because this process died.  For one page only.
+                by `close` or because this process died.  For one page only, and writable.
             notify_port: a bound port that is notified then.  For one page only.
 
         Raises:
@@ -173,13 +173,11 @@ class GrantTable(_Owner):
         """
         self._check("map")
         prot = PROT_READ | (PROT_WRITE if writable else 0)
-        if notify_offset is not None or notify_port is not None:
-            (ref,) = _exactly_one(refs)
-            _check_notify(notify_offset)
+        notify = _notification(len(refs), notify_offset, notify_port)
+        if notify:
             address = self._lib.xengnttab_map_grant_ref_notify(
-                self._handle, domid, ref, prot,
-                NO_CLEAR if notify_offset is None else notify_offset,
-                NO_EVENT if notify_port is None else notify_port,
+                self._handle, domid, refs[0], prot,
+                notify.get("notify_offset", NO_CLEAR), notify.get("notify_port", NO_EVENT),
             )  # fmt: skip
         else:
             _check_some(refs)
@@ -187,7 +185,7 @@ class GrantTable(_Owner):
                 self._handle, len(refs), domid, ffi.new("uint32_t[]", list(refs)), prot
             )
         if address == ffi.NULL:
-            raise xen_error(ffi.errno, "map_grant_refs", domid=domid, refs=list(refs))
+            raise xen_error(ffi.errno, "map_grant_refs", "", domid=domid, refs=list(refs), **notify)
         return self._mapped(address, [(domid, ref) for ref in refs], writable=writable)
 
     def map_foreign(
@@ -325,7 +323,7 @@ class GrantShare(_Owner):
     def __init__(self, lib: StableLib = native) -> None:
         handle = lib.xengntshr_open(lib.xenpy_quiet_logger(), 0)
         if handle == ffi.NULL:
-            raise xen_error(ffi.errno, "gntshr_open", "modprobe xen-gntalloc")
+            raise open_error(ffi.errno, "gntshr_open", "xen-gntalloc")
         super().__init__(lib, handle)
 
     def share(
@@ -353,18 +351,16 @@ class GrantShare(_Owner):
         if count < 1:
             raise ValueError(f"{count} pages")
         refs = ffi.new("uint32_t[]", count)
-        if notify_offset is not None or notify_port is not None:
-            _exactly_one(range(count))
-            _check_notify(notify_offset)
+        notify = _notification(count, notify_offset, notify_port)
+        if notify:
             address = self._lib.xengntshr_share_page_notify(
                 self._handle, domid, refs, writable,
-                NO_CLEAR if notify_offset is None else notify_offset,
-                NO_EVENT if notify_port is None else notify_port,
+                notify.get("notify_offset", NO_CLEAR), notify.get("notify_port", NO_EVENT),
             )  # fmt: skip
         else:
             address = self._lib.xengntshr_share_pages(self._handle, domid, count, refs, writable)
         if address == ffi.NULL:
-            raise xen_error(ffi.errno, "share_pages", domid=domid, count=count)
+            raise xen_error(ffi.errno, "share_pages", "", domid=domid, count=count, **notify)
         granted = [GrantRef(refs[page]) for page in range(count)]
         pages = SharedPages(address, domid, granted, self._unshare)
         self._adopt(pages)
@@ -388,13 +384,13 @@ def _check_some(pages: Sequence[object]) -> None:
         raise ValueError("no page to map")
 
 
-def _exactly_one(pages: Sequence[int]) -> Sequence[int]:
-    if len(pages) != 1:
-        raise ValueError(f"a notification is for one page, not {len(pages)}")
-    return pages
-
-
-def _check_notify(offset: int | None) -> None:
+def _notification(pages: int, offset: int | None, port: Port | None) -> dict[str, int]:
+    """What was asked for, by name."""
     if offset is not None and not 0 <= offset < PAGE_SIZE:
         # libxengnttab passes it on, and the kernel clears that byte of whatever follows.
         raise ValueError(f"notify_offset {offset} is not within a page")
+    asked = {"notify_offset": offset, "notify_port": port}
+    notify = {name: value for name, value in asked.items() if value is not None}
+    if notify and pages != 1:
+        raise ValueError(f"a notification is for one page, not {pages}")
+    return notify

@@ -21,11 +21,11 @@ import os
 import warnings
 import weakref
 from types import TracebackType
-from typing import Self
+from typing import ClassVar, Self
 
-from xenpy.errors import StaleHandleError, XenError
+from xenpy.errors import StaleHandleError, XenError, xen_error
 
-__all__ = ["Handle", "open_handles", "refuse_if_open"]
+__all__ = ["Handle", "open_error", "open_handles", "refuse_if_open"]
 
 _open: weakref.WeakSet[Handle] = weakref.WeakSet()
 
@@ -36,6 +36,9 @@ class Handle:
     A context manager; `close` twice is harmless; use after close or after fork raises
     `StaleHandleError`; collected unclosed, it warns with `ResourceWarning` and closes itself.
     """
+
+    survives_fork: ClassVar[bool] = False
+    """There is nothing of Xen's in it: a child goes on using what it inherited."""
 
     def __init__(self) -> None:
         self._state = ""
@@ -56,12 +59,15 @@ class Handle:
         # The attribute is missing if the constructor failed.
         if getattr(self, "_state", "closed"):
             return
-        warnings.warn(f"{self!r} was never closed", ResourceWarning, stacklevel=2, source=self)
         try:
-            self.close()
-        except BufferError:
-            # A view outlives its mapping: to leak the pages is better than SIGSEGV.
-            _open.discard(self)
+            # Raises where warnings are errors.
+            warnings.warn(f"{self!r} was never closed", ResourceWarning, stacklevel=2, source=self)
+        finally:
+            try:
+                self.close()
+            except BufferError:
+                # A view outlives its mapping: to leak the pages is better than SIGSEGV.
+                _open.discard(self)
 
     @property
     def closed(self) -> bool:
@@ -91,9 +97,16 @@ class Handle:
             raise StaleHandleError(errno.EBADF, operation, hint=f"the handle is {self._state}")
 
     def _after_fork(self) -> None:
-        if not self._state:
-            self._abandon()
-            self._state = "inherited by fork: open one in this process"
+        self._abandon()
+        self._state = "inherited by fork: open one in this process"
+        _open.discard(self)
+
+
+def open_error(number: int, operation: str, module: str) -> XenError:
+    """What it means that a device of Xen's could not be opened.  Returns it; raise it."""
+    if number in (errno.EACCES, errno.EPERM):
+        return xen_error(number, operation, "are you root?")
+    return xen_error(number, operation, f"is this a Xen domain? modprobe {module}")
 
 
 def open_handles() -> list[Handle]:
@@ -107,7 +120,7 @@ def refuse_if_open(operation: str) -> None:
     Raises:
         XenError: EBUSY, if this process holds any handle of Xen.
     """
-    count = len(open_handles())
+    count = sum(not handle.survives_fork for handle in open_handles())
     if count:
         raise XenError(
             errno.EBUSY, operation, hint="close Xen's handles before a fork, or exec", open=count
@@ -115,9 +128,9 @@ def refuse_if_open(operation: str) -> None:
 
 
 def _in_child() -> None:
-    for handle in list(_open):
-        handle._after_fork()  # pyright: ignore[reportPrivateUsage]
-    _open.clear()
+    for handle in open_handles():
+        if not handle.survives_fork:
+            handle._after_fork()  # pyright: ignore[reportPrivateUsage]
 
 
 os.register_at_fork(after_in_child=_in_child)

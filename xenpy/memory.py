@@ -113,7 +113,11 @@ class LocalMemory(PageMemory):
 
     Args:
         size: bytes; need not be whole pages.
+
+    A child of fork inherits it, by copy or (`from_fd`) shared.
     """
+
+    survives_fork = True
 
     def __init__(self, size: int) -> None:
         self._attach(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), size)
@@ -135,9 +139,3 @@ class LocalMemory(PageMemory):
         # The pointer goes first: mmap refuses to close while it is exported.
         del self._export, self._address
         self._area.close()
-
-    def _abandon(self) -> None:
-        """Ordinary memory, inherited by copy or shared: harmless, and still ours to use."""
-
-    def _after_fork(self) -> None:
-        """Nothing of Xen's in here: it goes on in the child."""
