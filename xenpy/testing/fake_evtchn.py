@@ -14,7 +14,12 @@ import threading
 from collections import deque
 from dataclasses import dataclass
 
+from xenpy.types import DOMID_FIRST_RESERVED
+
 __all__ = ["ChannelTable", "EvtchnDevice"]
+
+NR_VIRQS = 24
+"""xen.h."""
 
 
 @dataclass(eq=False)
@@ -38,9 +43,14 @@ class _Port:
 
 
 class ChannelTable:
-    """All ports of all domains.  Thread-safe."""
+    """All ports of all domains.  Thread-safe.
 
-    def __init__(self) -> None:
+    Args:
+        domains: those that exist.
+    """
+
+    def __init__(self, domains: set[int]) -> None:
+        self._domains = domains
         self._lock = threading.RLock()
         self._ports: dict[tuple[int, int], _Port] = {}
 
@@ -57,6 +67,8 @@ class ChannelTable:
 
     def bind_interdomain(self, device: EvtchnDevice, remote_domid: int, remote_port: int) -> int:
         with self._lock:
+            if remote_domid not in self._domains:
+                raise OSError(errno.ESRCH, "no such domain")
             peer = self._ports.get((remote_domid, remote_port))
             if (
                 peer is None
@@ -72,6 +84,8 @@ class ChannelTable:
 
     def bind_virq(self, device: EvtchnDevice, virq: int) -> int:
         with self._lock:
+            if virq >= NR_VIRQS:
+                raise OSError(errno.EINVAL, "no such virq")
             if any(p.virq == virq and p.domid == device.domid for p in self._ports.values()):
                 raise OSError(errno.EEXIST, "this virq is bound")
             port = self._allocate(device)
@@ -84,6 +98,11 @@ class ChannelTable:
             for port in self._ports.values():
                 if port.domid == domid and port.virq == virq:
                     self._fire(port)
+
+    def is_bound(self, domid: int, number: int) -> bool:
+        """Is it a port of that domain?"""
+        with self._lock:
+            return (domid, number) in self._ports
 
     def send(self, domid: int, number: int) -> None:
         """EVTCHNOP_send."""
@@ -163,9 +182,9 @@ class EvtchnDevice:
 
     def restrict(self, domid: int) -> None:
         self._refuse_if_restricted()
-        if domid == 0:
-            # evtchn_ioctl, IOCTL_EVTCHN_RESTRICT_DOMID: dom0 is no domain to restrict to.
-            raise OSError(errno.EINVAL, "domain 0")
+        if domid == 0 or domid >= DOMID_FIRST_RESERVED:
+            # evtchn_ioctl, IOCTL_EVTCHN_RESTRICT_DOMID: neither is a domain to restrict to.
+            raise OSError(errno.EINVAL, "no guest")
         self._restricted_to = domid
 
     def unbind(self, port: int) -> None:

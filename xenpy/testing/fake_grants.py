@@ -16,10 +16,13 @@ from dataclasses import dataclass, field
 from xenpy.testing.fake_pages import MachinePages
 from xenpy.types import PAGE_SIZE
 
-__all__ = ["GNTST_BAD_GNTREF", "GNTST_PERMISSION_DENIED", "GrantTables", "Mapped"]
+__all__ = ["GrantTables", "Mapped"]
 
+GNTST_GENERAL_ERROR = -1
+GNTST_BAD_DOMAIN = -2
 GNTST_BAD_GNTREF = -3
-GNTST_PERMISSION_DENIED = -8
+ENTRIES = 1 << 15
+"""In each domain's table: 64 frames, Xen's default."""
 
 
 @dataclass(eq=False)
@@ -55,10 +58,12 @@ class GrantTables:
     """The grant tables of all domains.  Thread-safe.
 
     Attributes:
+        domains: those that exist.
         eagain: copies of these (domid, ref) answer GNTST_eagain so many more times.
     """
 
     pages: MachinePages
+    domains: set[int]
     eagain: dict[tuple[int, int], int] = field(default_factory=dict[tuple[int, int], int])
 
     def __post_init__(self) -> None:
@@ -81,7 +86,7 @@ class GrantTables:
             entries: list[_Entry] = []
             for page in self.pages.allocate(count):
                 # The first eight are reserved (grant_table.h).
-                ref = next(n for n in range(8, 1 << 20) if (domid, n) not in self._entries)
+                ref = next(n for n in range(8, ENTRIES) if (domid, n) not in self._entries)
                 entry = self._entries[domid, ref] = _Entry(domid, ref, page, grantee, writable)
                 entries.append(entry)
             address = self.pages.map([entry.page for entry in entries], writable=True)
@@ -102,16 +107,13 @@ class GrantTables:
             OSError: EINVAL, one of them is not ours to map.
         """
         with self._lock:
-            entries = [self._entries.get(page) for page in pages]
-            good = [
-                entry for entry in entries if entry and self._status(entry, domid, writable) == 0
-            ]
-            if len(good) != len(pages):
+            if any(self._status(page, domid, writable) for page in pages):
                 raise OSError(errno.EINVAL, "a bad grant")
-            address = self.pages.map([entry.page for entry in good], writable=writable)
-            for entry in good:
+            entries = [self._entries[page] for page in pages]
+            address = self.pages.map([entry.page for entry in entries], writable=writable)
+            for entry in entries:
                 entry.mapped += 1
-            return Mapped(address, good)
+            return Mapped(address, entries)
 
     def unmap(self, mapped: Mapped) -> None:
         with self._lock:
@@ -124,21 +126,15 @@ class GrantTables:
     def read(self, domid: int, page: tuple[int, int], offset: int, length: int) -> bytes | int:
         """Grant copy out of a page: the bytes, or the status."""
         with self._lock:
-            entry = self._entries.get(page)
-            status = GNTST_BAD_GNTREF if entry is None else self._status(entry, domid, False)
-            status = status or self._paged_out(page)
-            if entry is None or status:
-                return status
-            return self.pages.read(entry.page, offset, length)
+            status = self._status(page, domid, False) or self._paged_out(page)
+            return status or self.pages.read(self._entries[page].page, offset, length)
 
     def write(self, domid: int, page: tuple[int, int], offset: int, content: bytes) -> int:
         """Grant copy into a page: the status."""
         with self._lock:
-            entry = self._entries.get(page)
-            status = GNTST_BAD_GNTREF if entry is None else self._status(entry, domid, True)
-            status = status or self._paged_out(page)
-            if entry is not None and status == 0:
-                self.pages.write(entry.page, offset, content)
+            status = self._status(page, domid, True) or self._paged_out(page)
+            if status == 0:
+                self.pages.write(self._entries[page].page, offset, content)
             return status
 
     def clear_byte(self, mapped: Mapped, offset: int) -> None:
@@ -146,12 +142,17 @@ class GrantTables:
         page, within = divmod(offset, PAGE_SIZE)
         self.pages.write(mapped.entries[page].page, within, b"\0")
 
-    def _status(self, entry: _Entry, domid: int, writable: bool) -> int:
-        if entry.released:
+    def _status(self, page: tuple[int, int], domid: int, writable: bool) -> int:
+        owner, ref = page
+        if owner not in self.domains:
+            return GNTST_BAD_DOMAIN
+        if ref >= ENTRIES:
             return GNTST_BAD_GNTREF
-        if entry.grantee != domid or (writable and not entry.writable):
-            return GNTST_PERMISSION_DENIED
-        return 0
+        entry = self._entries.get(page)
+        # _set_status_v1 has one answer to an entry that is empty, another's or read-only.
+        if entry is None or entry.released or entry.grantee != domid:
+            return GNTST_GENERAL_ERROR
+        return GNTST_GENERAL_ERROR if writable and not entry.writable else 0
 
     def _paged_out(self, page: tuple[int, int]) -> int:
         left = self.eagain.get(page, 0)

@@ -13,6 +13,7 @@ under test runs the very code that it runs on Xen, down to the last call.
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable, Mapping
 from typing import Final, cast
 
@@ -28,6 +29,7 @@ from xenpy.types import DomId
 __all__ = ["FakeDomain", "FakeLib", "FakeXen"]
 
 NONE: Final = 0xFFFFFFFF
+PROT_WRITE: Final = 2
 
 
 class FakeXen:
@@ -39,11 +41,13 @@ class FakeXen:
 
     def __init__(self) -> None:
         self.pages = MachinePages()
-        self.grants = GrantTables(self.pages)
-        self.channels = ChannelTable()
+        self._domains: set[int] = set()
+        self.grants = GrantTables(self.pages, self._domains)
+        self.channels = ChannelTable(self._domains)
 
     def domain(self, domid: int) -> FakeDomain:
         """A domain; it exists as soon as it is asked for."""
+        self._domains.add(domid)
         return FakeDomain(self, DomId(domid))
 
     def census(self) -> Mapping[str, int]:
@@ -85,6 +89,11 @@ class _PageDevice:
 
     def __init__(self) -> None:
         self.mapped: dict[int, Mapped] = {}
+        self._pid = os.getpid()
+
+    def release(self) -> list[Mapped]:
+        """What goes with a close: nothing when a child of fork closes what it inherited."""
+        return list(self.mapped.values()) if os.getpid() == self._pid else []
 
 
 class FakeLib:
@@ -107,7 +116,7 @@ class FakeLib:
         return _PageDevice()
 
     def xengnttab_close(self, xgt: CData) -> int:
-        for mapped in list(xgt.mapped.values()):
+        for mapped in xgt.release():
             self._xen.grants.unmap(mapped)
         return 0
 
@@ -152,7 +161,7 @@ class FakeLib:
         return _PageDevice()
 
     def xengntshr_close(self, xgs: CData) -> int:
-        for mapped in list(xgs.mapped.values()):
+        for mapped in xgs.release():
             self._xen.grants.unshare(mapped)
         return 0
 
@@ -230,8 +239,10 @@ class FakeLib:
         prot: int,
         notify: tuple[int, int] | None = None,
     ) -> CData:
+        writable = bool(prot & PROT_WRITE)
         try:
-            mapped = self._xen.grants.map(self._domid, pages, writable=bool(prot & 2))
+            self._check_notify(notify, writable=writable)
+            mapped = self._xen.grants.map(self._domid, pages, writable=writable)
         except OSError as error:
             ffi.errno = error.errno or errno.EIO
             return ffi.NULL
@@ -246,10 +257,22 @@ class FakeLib:
         writable: int,
         notify: tuple[int, int] | None = None,
     ) -> CData:
+        try:
+            self._check_notify(notify, writable=True)
+        except OSError as error:
+            ffi.errno = error.errno or errno.EIO
+            return ffi.NULL
         mapped = self._xen.grants.share(self._domid, domid, count, writable=bool(writable))
         for number, entry in enumerate(mapped.entries):
             refs[number] = entry.ref
         return self._keep(device, mapped, notify)
+
+    def _check_notify(self, notify: tuple[int, int] | None, *, writable: bool) -> None:
+        offset, port = notify or (NONE, NONE)
+        if offset != NONE and not writable:
+            raise OSError(errno.EINVAL, "a byte of a read-only mapping")
+        if port != NONE and not self._xen.channels.is_bound(self._domid, port):
+            raise OSError(errno.EINVAL, "no such port")
 
     def _keep(self, device: _PageDevice, mapped: Mapped, notify: tuple[int, int] | None) -> CData:
         device.mapped[mapped.address] = mapped
