@@ -3,72 +3,13 @@
 
 from __future__ import annotations
 
-import os
-import re
-import subprocess
-import threading
-import time
-from collections.abc import Iterator, Mapping
-from pathlib import Path
-
 import pytest
 
-from conformance.block_front import PATIENCE, BlockEnvironment
+from conformance.block_front import BlockEnvironment
 from conformance.block_suite import *  # noqa: F403 - the tests themselves
-from xenpy.backend import NativeXen, XenAccess
-from xenpy.evtchn import EventChannels
-from xenpy.gnttab import GrantShare
-from xenpy.types import DOM0, DomId
+from conformance.xen_env import Loopback, nothing_left_in_the_hypervisor
 
-ACTIVE_GRANT = re.compile(r"^\(XEN\)\s+\[\s*(?:0x)?[0-9a-f]+\]\s", re.M)
-OPEN_PORT = re.compile(r"^\(XEN\)\s+\d+ \[", re.M)
-
-
-class Loopback:
-    """Domain 0 as its own frontend and backend."""
-
-    front_domid = DOM0
-    back_domid = DOM0
-    stranger_domid = DomId(32000)
-
-    def back_xen(self) -> XenAccess:
-        return NativeXen()
-
-    def open_share(self) -> GrantShare:
-        return GrantShare()
-
-    def open_channels(self) -> EventChannels:
-        return EventChannels()
-
-    def census(self) -> Mapping[str, int]:
-        maps = Path("/proc/self/maps").read_text()
-        return {
-            "fds": len(os.listdir("/proc/self/fd")),
-            "threads": threading.active_count(),
-            "gntdev maps": maps.count("/dev/xen/gntdev"),
-            "gntalloc maps": maps.count("/dev/xen/gntalloc"),
-        }
-
-
-def hypervisor_census() -> tuple[int, int]:
-    """Grants that are mapped and ports that are open, as Xen itself counts them."""
-    subprocess.run(["xl", "dmesg", "-c"], check=True, stdout=subprocess.DEVNULL)
-    for key in "ge":
-        subprocess.run(["xl", "debug-keys", key], check=True)
-    dump = subprocess.run(["xl", "dmesg"], check=True, capture_output=True, text=True).stdout
-    assert "gnttab_usage_print_all ] done" in dump
-    return len(ACTIVE_GRANT.findall(dump)), len(OPEN_PORT.findall(dump))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def nothing_left_in_the_hypervisor() -> Iterator[None]:
-    before = hypervisor_census()
-    yield
-    # gntalloc gives pages back when the kernel gets round to it.
-    deadline = time.monotonic() + PATIENCE
-    while (after := hypervisor_census()) != before and time.monotonic() < deadline:
-        time.sleep(0.5)
-    assert after == before, "(mapped grants, open ports)"
+__all__ = ["nothing_left_in_the_hypervisor"]
 
 
 @pytest.fixture
