@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from xenpy.backend import DeviceError, Keys
-from xenpy.errors import XenNotFoundError
+from xenpy.errors import XenNotFoundError, XenTimeoutError
 from xenpy.lifecycle import ATTACHED
 from xenpy.types import DOM0, DevId, DomId, XenbusState
 from xenpy.xenbus import parse_state
@@ -59,7 +59,8 @@ async def attach(
         FileExistsError: the domain has a device of that number already.
         ProcessLookupError: there is no such domain.
         DeviceError: the backend refused (`hotplug-error`), or nobody serves the kind.
-            The nodes have been removed again.
+            The nodes have been removed again; if the backend does not let go of them even
+            so, the text says that they are left.
     """
     ends = endpoints(domid, plan.frontend_kind, plan.backend_kind, plan.devid, backend_domid)
     if not await store.is_domain_introduced(domid):
@@ -91,8 +92,11 @@ async def attach(
     await store.transact(write)
     try:
         await _until_served(store, ends.backend, timeout)
-    except DeviceError:
-        await _remove(store, ends, timeout=timeout)
+    except DeviceError as error:
+        try:
+            await _remove(store, ends, timeout=timeout)
+        except XenTimeoutError:
+            raise DeviceError(f"{error}; it does not close, {ends.backend} is left") from error
         raise
     return ends
 
@@ -136,7 +140,12 @@ async def detach(
 
 async def _remove(store: Store, ends: Endpoints, *, timeout: float) -> None:
     async def ask(tx: Transaction) -> None:
-        if await tx.exists(f"{ends.backend}/state"):
+        state = await tx.get(f"{ends.backend}/state")
+        if parse_state(state) is XenbusState.INITIALISING:
+            # Nobody has taken it up, so that nobody would answer; and a backend that is
+            # about to finds it gone, or this transaction finds its state changed.
+            await tx.rm(ends.backend)
+        elif state is not None:
             await tx.write(f"{ends.backend}/online", 0)
             await tx.write(f"{ends.backend}/state", int(XenbusState.CLOSING))
 
