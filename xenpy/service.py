@@ -128,6 +128,9 @@ class Service:
                     await self._rescan()
                     self.ready.set()
                     await self._changed.wait()
+        except BaseExceptionGroup as errors:
+            # A group of one, nearly always: the store's own error says more than the group.
+            raise errors.exceptions[0] from None
         finally:
             for task in self._tasks.values():
                 task.cancel()

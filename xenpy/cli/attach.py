@@ -7,8 +7,8 @@ import argparse
 import asyncio
 import json
 
-from xenpy.attach import attach, parse_words
-from xenpy.cli.common import Verbs, add_device_options, find_driver
+from xenpy.attach import attach
+from xenpy.cli.common import Verbs, add_device_options, plan_of
 from xenpy.xenstore import Store
 
 DESCRIPTION = """\
@@ -37,8 +37,7 @@ def add_parser(verbs: Verbs) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    driver = find_driver(args.driver)
-    plan = driver.plan(parse_words(args.words), args.kind or driver.kind)
+    plan = plan_of(args)
 
     async def make() -> None:
         async with Store.open(args.store) as store:

@@ -5,16 +5,49 @@ from __future__ import annotations
 
 import argparse
 import importlib
-from importlib.metadata import entry_points
+import math
+import re
+from collections.abc import Generator
+from contextlib import contextmanager
+from importlib.metadata import EntryPoint, entry_points
 from typing import Final, Protocol
 
+from xenpy.attach import DevicePlan, parse_words
 from xenpy.driver import Driver
 from xenpy.types import DOM0, DOMID_FIRST_RESERVED, DomId
 
-__all__ = ["Verbs", "add_common_options", "add_device_options", "domid", "find_driver"]
+__all__ = [
+    "DriverError",
+    "UsageError",
+    "Verbs",
+    "add_common_options",
+    "add_device_options",
+    "domid",
+    "find_driver",
+    "kind",
+    "plan_of",
+    "wrong_usage",
+]
 
 BUILT_IN: Final = {"block": "xenpy.drivers.block.driver"}
 """So that a checkout that is not installed works as well: it has no entry points."""
+
+
+class UsageError(Exception):
+    """The command line asks for what there is not."""
+
+
+class DriverError(Exception):
+    """A driver is installed, and cannot be used."""
+
+
+@contextmanager
+def wrong_usage() -> Generator[None]:
+    """Whatever is wrong with a value in here is the operator's mistake."""
+    try:
+        yield
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 class Verbs(Protocol):
@@ -35,7 +68,9 @@ def find_driver(name: str) -> Driver:
     """The driver called `name`: built in, or of any package by entry point `xenpy.drivers`.
 
     Raises:
-        ValueError: there is none; the text lists those that there are.
+        UsageError: there is none; the text lists those that there are.
+        DriverError: it cannot be imported, or is none.
+        ImportError: xenpy's own C part cannot be loaded here.
     """
     if name in BUILT_IN:
         found: object = importlib.import_module(BUILT_IN[name]).DRIVER
@@ -43,11 +78,34 @@ def find_driver(name: str) -> Driver:
         others = {point.name: point for point in entry_points(group="xenpy.drivers")}
         if name not in others:
             known = ", ".join(sorted({*BUILT_IN, *others}))
-            raise ValueError(f"no driver {name!r}; there are: {known}")
-        found = others[name].load()
+            raise UsageError(f"no driver {name!r}; there are: {known}")
+        found = _load(others[name])
     if not isinstance(found, Driver):
-        raise ValueError(f"the entry point of {name!r} is {found!r}, not a xenpy.driver.Driver")
+        raise DriverError(f"the entry point of {name!r} is {found!r}, not a xenpy.driver.Driver")
     return found
+
+
+def _load(point: EntryPoint) -> object:
+    try:
+        return point.load()
+    except Exception as error:
+        # Somebody else's code runs here, and may fail in any way.
+        origin = f" of {point.dist.name}" if point.dist is not None else ""
+        raise DriverError(
+            f"the driver {point.name!r}{origin} cannot be loaded from {point.value}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+
+
+def plan_of(args: argparse.Namespace) -> DevicePlan:
+    """The nodes of the device that `add_device_options` names.
+
+    Raises:
+        UsageError: the driver does not understand a word.
+    """
+    driver = find_driver(args.driver)
+    with wrong_usage():
+        return driver.plan(parse_words(args.words), args.kind or driver.kind)
 
 
 def domid(text: str) -> DomId:
@@ -55,6 +113,23 @@ def domid(text: str) -> DomId:
     if not (text.isascii() and text.isdigit()) or int(text) >= DOMID_FIRST_RESERVED:
         raise argparse.ArgumentTypeError(f"{text!r} is not a domid; `xl domid NAME` tells it")
     return DomId(int(text))
+
+
+def kind(text: str) -> str:
+    """An argument that names a directory below `backend/`."""
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no name of a directory in XenStore")
+    return text
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0.0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
+    return seconds
 
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:
@@ -74,13 +149,14 @@ def add_device_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("domid", metavar="DOMID", type=domid, help="the frontend's domain")
     parser.add_argument("words", metavar="key=value", nargs="*", help="what the driver takes")
     parser.add_argument(
-        "--kind", metavar="KIND", help="directory below backend/ (default: the driver's)"
-    )
+        "--kind", metavar="KIND", type=kind,
+        help="directory below backend/ (default: the driver's)",
+    )  # fmt: skip
     parser.add_argument(
         "--backend", metavar="DOMID", type=domid, default=DOM0, help="the backend's domain (0)"
     )
     parser.add_argument(
-        "--timeout", metavar="SECONDS", type=float, default=10.0, help="how long to wait (10)"
+        "--timeout", metavar="SECONDS", type=_seconds, default=10.0, help="how long to wait (10)"
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     add_common_options(parser)

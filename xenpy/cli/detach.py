@@ -7,8 +7,8 @@ import argparse
 import asyncio
 import json
 
-from xenpy.attach import detach, endpoints, parse_words
-from xenpy.cli.common import Verbs, add_device_options, find_driver
+from xenpy.attach import detach, endpoints
+from xenpy.cli.common import Verbs, add_device_options, plan_of
 from xenpy.xenstore import Store
 
 DESCRIPTION = """\
@@ -35,8 +35,7 @@ def add_parser(verbs: Verbs) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    driver = find_driver(args.driver)
-    plan = driver.plan(parse_words(args.words), args.kind or driver.kind)
+    plan = plan_of(args)
     ends = endpoints(args.domid, plan.frontend_kind, plan.backend_kind, plan.devid, args.backend)
 
     async def take_away() -> None:

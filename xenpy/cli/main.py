@@ -2,25 +2,32 @@
 """Parses the command line and runs a verb.
 
 Exit status: 0 done; 1 failed; 2 wrong usage; 77 this machine cannot (no Xen here).
-Results go to stdout, everything else to stderr.
+Results go to stdout, everything else to stderr.  With --json the result of what failed is
+an object with `error`, which says why, and `errno`, its name or null.
 """
 
 from __future__ import annotations
 
 import argparse
+import errno
+import json
 import logging
 import sys
 from collections.abc import Sequence
+from typing import Final
 
 from xenpy import __version__
 from xenpy.backend import DeviceError
 from xenpy.cli import attach, detach, serve
-from xenpy.errors import XenConnectionError, XenError, XenNotFoundError
+from xenpy.cli.common import DriverError, UsageError
+from xenpy.errors import XenConnectionError, XenNotFoundError
 from xenpy.service import KindTakenError
 
-EXIT_FAILED = 1
-EXIT_USAGE = 2
-EXIT_NO_XEN = 77
+EXIT_FAILED: Final = 1
+EXIT_USAGE: Final = 2
+EXIT_NO_XEN: Final = 77
+OPENING: Final = {"open", "connect"}
+"""Operations on XenStore that find out that there is none."""
 
 EPILOG = """\
 examples:
@@ -45,8 +52,22 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _complain(text: object) -> None:
-    print(f"xenpy: {text}", file=sys.stderr)
+def _complain(error: Exception, *, as_json: bool) -> None:
+    print(f"xenpy: {error}", file=sys.stderr)
+    if as_json:
+        number = error.errno if isinstance(error, OSError) else None
+        print(json.dumps({"error": str(error), "errno": errno.errorcode.get(number or 0)}))
+
+
+def _status(error: Exception) -> int:
+    """The exit status that says what went wrong."""
+    if isinstance(error, UsageError):
+        return EXIT_USAGE
+    if isinstance(error, ImportError):
+        return EXIT_NO_XEN
+    if isinstance(error, XenNotFoundError | XenConnectionError) and error.operation in OPENING:
+        return EXIT_NO_XEN
+    return EXIT_FAILED
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,14 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(message)s")
     try:
         return int(args.run(args))
-    except ValueError as error:
-        _complain(error)
-        return EXIT_USAGE
-    except (XenNotFoundError, XenConnectionError, ImportError) as error:
-        _complain(error)
-        return EXIT_NO_XEN
-    except (DeviceError, KindTakenError, XenError, OSError) as error:
-        _complain(error)
-        return EXIT_FAILED
+    except (UsageError, DriverError, ImportError, DeviceError, KindTakenError, OSError) as error:
+        _complain(error, as_json=getattr(args, "json", False))
+        return _status(error)
     except KeyboardInterrupt:
         return 128 + 2

@@ -7,7 +7,14 @@ import argparse
 import asyncio
 
 from xenpy.attach import parse_words
-from xenpy.cli.common import Verbs, add_common_options, find_driver
+from xenpy.cli.common import (
+    UsageError,
+    Verbs,
+    add_common_options,
+    find_driver,
+    kind,
+    wrong_usage,
+)
 from xenpy.daemon import serve
 
 DESCRIPTION = """\
@@ -33,7 +40,10 @@ def add_parser(verbs: Verbs) -> None:
     )
     parser.add_argument("driver", metavar="DRIVER", help="e.g. block")
     parser.add_argument("words", metavar="key=value", nargs="*", help="options of the driver")
-    parser.add_argument("--kind", metavar="KIND", help="directory below backend/ (default: vbd3)")
+    parser.add_argument(
+        "--kind", metavar="KIND", type=kind,
+        help="directory below backend/ (default: the driver's)",
+    )  # fmt: skip
     parser.add_argument(
         "--rundir", metavar="DIR", default="/run/xenpy", help="lock files (/run/xenpy)"
     )
@@ -46,11 +56,12 @@ def add_parser(verbs: Verbs) -> None:
 
 def run(args: argparse.Namespace) -> int:
     driver = find_driver(args.driver)
-    options = parse_words(args.words)
+    with wrong_usage():
+        options = parse_words(args.words)
     unknown = sorted(set(options) - set(driver.options))
     if unknown:
         known = "; ".join(f"{name}: {text}" for name, text in driver.options.items())
-        raise ValueError(f"{driver.name} has no option {unknown[0]!r}.  It takes {known}")
+        raise UsageError(f"{driver.name} has no option {unknown[0]!r}.  It takes {known}")
     return asyncio.run(
         serve(
             driver,
