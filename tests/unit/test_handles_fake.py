@@ -14,6 +14,7 @@ import pytest
 from conformance.fake_env import FakeEnvironment
 from conformance.handles_env import HandlesEnvironment, in_child
 from conformance.handles_suite import *  # noqa: F403 - the tests themselves
+from xenpy.ctrl import Control
 from xenpy.errors import XenNotFoundError, XenPermissionError
 from xenpy.evtchn import EventChannels
 from xenpy.gnttab import GNTST_EAGAIN, CopySegment, GrantShare, GrantTable
@@ -83,6 +84,11 @@ def test_without_xen_the_error_says_what_to_load(opened: Callable[[], Handle], m
         opened()
     assert caught.value.errno == errno.ENOENT
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_without_xen_there_is_no_control_domain() -> None:
+    with pytest.raises(XenNotFoundError, match="is this dom0"):
+        Control()
 
 
 def test_who_lacks_the_permission_is_not_told_to_load_a_module() -> None:
