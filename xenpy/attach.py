@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from xenpy.backend import DeviceError, Keys
 from xenpy.errors import XenNotFoundError, XenTimeoutError
 from xenpy.lifecycle import ATTACHED
+from xenpy.paths import backend_path, frontend_path
 from xenpy.types import DOM0, DevId, DomId, XenbusState
 from xenpy.xenbus import parse_state
 from xenpy.xenstore import NotYet, Reader, Store, Transaction
@@ -179,8 +180,8 @@ def endpoints(
     a detach would then remove another guest's device.
     """
     return Endpoints(
-        f"/local/domain/{domid}/device/{frontend_kind}/{devid}",
-        f"/local/domain/{backend_domid}/backend/{backend_kind}/{domid}/{devid}",
+        frontend_path(domid, frontend_kind, devid),
+        backend_path(backend_domid, backend_kind, domid, devid),
     )
 
 

@@ -43,6 +43,10 @@ class XenError(OSError):
         text = f"{operation}({shown}): {os.strerror(errno)}"
         super().__init__(errno, f"{text} ({hint})" if hint else text)
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # OSError's own would take the whole text for the operation.
+        return _again, (type(self), self.errno, self.operation, self.hint, self.arguments)
+
     def __str__(self) -> str:
         return f"[{_errno.errorcode.get(self.errno or 0, self.errno)}] {self.strerror}"
 
@@ -97,6 +101,12 @@ _BY_ERRNO: dict[int, type[XenError]] = {
 def xen_error(errno: int, operation: str, hint: str = "", **arguments: object) -> XenError:
     """Make the `XenError` subclass that fits `errno`.  Returns it; the caller raises."""
     return _BY_ERRNO.get(errno, XenError)(errno, operation, hint, **arguments)
+
+
+def _again(
+    kind: type[XenError], errno: int, operation: str, hint: str, arguments: dict[str, object]
+) -> XenError:
+    return kind(errno, operation, hint, **arguments)
 
 
 def _short(value: object, limit: int = 80) -> str:

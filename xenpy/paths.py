@@ -35,7 +35,9 @@ REL_PATH_MAX: Final = 2048
 
 _PATH: Final = re.compile(r"[A-Za-z0-9/_@-]+")
 _SPECIAL: Final = re.compile(r"@[A-Za-z]+(/[0-9]{1,5})?")
-_BACKEND: Final = re.compile(r"/local/domain/(\d{1,5})/backend/([\w-]{1,64})/(\d{1,5})/(\d{1,10})")
+_BACKEND: Final = re.compile(
+    r"/local/domain/(\d{1,5})/backend/([\w-]{1,64})/(\d{1,5})/(\d{1,10})", re.ASCII
+)
 _PERMISSION: Final = re.compile(r"([nrwb])([0-9]{1,5})")
 
 
@@ -52,7 +54,7 @@ def check_path(path: str, *, special: bool = False) -> bytes:
     Raises:
         XenError: EINVAL, the path is none.
     """
-    if path.startswith("@"):
+    if is_special(path):
         if special and _SPECIAL.fullmatch(path):
             return path.encode("ascii")
         raise XenError(errno.EINVAL, "check_path", "no such special path", path=path)
@@ -79,7 +81,7 @@ def domain_path(domid: DomId) -> str:
 
 def frontend_path(domid: DomId, kind: str, devid: DevId) -> str:
     """Where a frontend publishes: `/local/domain/DOMID/device/KIND/DEVID`."""
-    return f"/local/domain/{domid}/device/{kind}/{devid}"
+    return f"{domain_path(domid)}/device/{kind}/{devid}"
 
 
 class BackendPath(NamedTuple):
@@ -91,7 +93,8 @@ class BackendPath(NamedTuple):
     devid: DevId
 
     def __str__(self) -> str:
-        return f"/local/domain/{self.backend_domid}/backend/{self.kind}/{self.domid}/{self.devid}"
+        home = domain_path(self.backend_domid)
+        return f"{home}/backend/{self.kind}/{self.domid}/{self.devid}"
 
 
 def backend_path(backend_domid: DomId, kind: str, domid: DomId, devid: DevId) -> str:

@@ -20,8 +20,9 @@ from xenpy.backend import Device, DeviceContext, NativeXen, XenAccess
 from xenpy.devlog import BoundedLog
 from xenpy.errors import XenConnectionError, XenNotFoundError, XenTimeoutError
 from xenpy.lifecycle import DeviceLife, Outcome
+from xenpy.paths import domain_path, parse_backend_path
 from xenpy.runtime import Deferred
-from xenpy.types import DOM0, DOMID_FIRST_RESERVED, DevId, DomId, XenbusState
+from xenpy.types import DOM0, DomId, XenbusState
 from xenpy.xenbus import parse_state
 from xenpy.xenstore import Store
 
@@ -240,19 +241,16 @@ class Service:
         task.add_done_callback(lambda _: self._ended(path, life))
 
     def _context(self, path: str, keys: Mapping[str, str]) -> DeviceContext:
-        domid_text, devid_text = path.split("/")[-2:]
-        domid, devid = _number(domid_text), _number(devid_text)
-        if domid >= DOMID_FIRST_RESERVED:
-            raise ValueError(f"{domid} is no domid")
+        _, _, domid, devid = parse_backend_path(path)
         if keys.get("frontend-id") != str(domid):
             raise ValueError(f"frontend-id is {keys.get('frontend-id')!r}, the path says {domid}")
         frontend = keys.get("frontend", "")
-        if not frontend.startswith(f"/local/domain/{domid}/"):
+        if not frontend.startswith(f"{domain_path(domid)}/"):
             raise ValueError(f"frontend {frontend!r} does not belong to domain {domid}")
         return DeviceContext(
             kind=self._kind,
-            domid=DomId(domid),
-            devid=DevId(devid),
+            domid=domid,
+            devid=devid,
             path=path,
             frontend_path=frontend,
             backend_keys=keys,
@@ -275,10 +273,3 @@ class Service:
         else:
             log.info("%s: %s", life.name, task.result().value)
         self._changed.set()
-
-
-def _number(text: str) -> int:
-    """A path component that must be a plain decimal number of at most ten digits."""
-    if not (text.isascii() and text.isdigit() and len(text) <= 10):
-        raise ValueError(f"{text[:40]!r} is not a number")
-    return int(text)
