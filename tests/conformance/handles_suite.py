@@ -934,6 +934,26 @@ def test_each_port_that_fired_is_told_once(
     assert ours.pending() == []
 
 
+def test_more_ports_than_one_read_takes_are_all_told(
+    env: HandlesEnvironment, ours: EventChannels, theirs: EventChannels
+) -> None:
+    count = READ_LIMIT + 50
+    ports = {
+        ours.bind_interdomain(env.front_domid, theirs.bind_unbound(env.back_domid))
+        for _ in range(count)
+    }
+    assert ours.held == count
+    for _ in range(2):
+        told: list[Port] = []
+        while len(told) < count:
+            told += arrived(ours, limit=count)
+        assert len(told) == count
+        assert set(told) == ports
+        ours.unmask(told)
+        for port in theirs.ports:
+            theirs.notify(port)
+
+
 def test_as_many_ports_are_taken_as_asked_for(
     ours: EventChannels, theirs: EventChannels, channel: Connected
 ) -> None:

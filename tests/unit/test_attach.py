@@ -131,6 +131,7 @@ def test_a_backend_that_takes_it_up_at_the_last_moment_is_not_pulled_away_from_u
             if op == Op.TRANSACTION_END:
                 ended += 1
                 if ended == 1:
+                    assert fake.get(f"{ENDS.backend}/state") == "1", "it is there until the end"
                     fake.write(f"{ENDS.backend}/state", "2")
 
         fake.on_request = take_up

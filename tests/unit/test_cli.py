@@ -458,6 +458,14 @@ def test_force_takes_the_frontend_away_before_the_backend_closes(store: StoreThr
     served.cancel()
 
 
+def test_a_node_that_is_missing_later_is_a_failure_and_not_no_xen(
+    store: StoreThread, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store.ask(lambda fake: fake.inject(errno.ENOENT, op=Op.IS_DOMAIN_INTRODUCED))
+    assert main(["attach", *DISK, "--store", store.path]) == EXIT_FAILED
+    assert "[ENOENT] is_domain_introduced(domid=7)" in capsys.readouterr().err
+
+
 def test_an_error_as_json_has_its_number(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
