@@ -100,6 +100,7 @@ class Service:
         self._tasks: dict[DeviceLife, asyncio.Task[Outcome]] = {}
         self._given_up: set[str] = set()
         self._changed = asyncio.Event()
+        self._parking = False
         self.ready = asyncio.Event()
         """Set once the devices that were there at the start have been taken up."""
 
@@ -138,11 +139,13 @@ class Service:
             await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
     async def park(self, timeout: float) -> list[str]:
-        """Let go of every device so that the next daemon can take it over as it is.
+        """Let go of every device so that the next daemon can take it over as it is.  No
+        device is taken up after that, the parked ones least of all.
 
         Returns:
             The names of those that did not let go within `timeout` seconds.
         """
+        self._parking = True
         for life in self._tasks:
             life.park()
         if self._tasks:
@@ -203,7 +206,7 @@ class Service:
                 if state is XenbusState.INITIALISING:
                     del self._lives[path]
                     life = None
-            if life is None and path not in self._given_up:
+            if life is None and path not in self._given_up and not self._parking:
                 await self._take_up(path)
 
     async def _find_devices(self) -> list[str]:
@@ -233,6 +236,8 @@ class Service:
         except ValueError as error:
             log.error("%s: not a device: %s", path, error)
             self._given_up.add(path)
+            return
+        if self._parking:
             return
         life = DeviceLife(self._store, context, self._factory)
         self._lives[path] = life
