@@ -12,13 +12,14 @@ import asyncio
 import errno
 import logging
 import os
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 from xenpy.errors import PeerError, XenConnectionError, XenError, XenTimeoutError
 from xenpy.store_pyxs import Connection, Op, Packet, is_device
-from xenpy.store_wire import PacketReader, encode_packet, parse_error, parse_event
+from xenpy.store_wire import HEADER_SIZE, PacketReader, encode_packet, parse_error, parse_event
 from xenpy.store_writer import DeviceWriter, SocketWriter
 
 __all__ = ["MAX_IN_FLIGHT", "StoreConnection"]
@@ -26,20 +27,28 @@ __all__ = ["MAX_IN_FLIGHT", "StoreConnection"]
 log = logging.getLogger(__name__)
 
 MAX_IN_FLIGHT: Final = 256
-"""Requests without an answer; the next ones wait.  With 4 KiB each this bounds what is
-buffered towards an xenstored that does not read."""
+"""Requests without an answer; the next ones wait for their turn.  With 4 KiB each this
+bounds what is buffered towards an xenstored that does not read."""
 _READ_SIZE: Final = 65536
 _ABORT: Final = b"F\0"
 
 
 @dataclass(slots=True)
 class _Request:
+    """A request on its way.
+
+    Attributes:
+        answer: None: whatever the answer is, nobody wants to know.
+        serial: counts the requests that were sent; 0 while it waits for its turn.
+    """
+
     op: Op
     tx_id: int
+    payload: bytes
     name: str
     arguments: dict[str, object]
     answer: asyncio.Future[bytes] | None
-    """None: whatever the answer is, nobody wants to know."""
+    serial: int = 0
     timer: asyncio.TimerHandle | None = None
 
 
@@ -67,7 +76,11 @@ class StoreConnection:
         self._next_id = first_id
         self._loop = asyncio.get_running_loop()
         self._requests: dict[int, _Request] = {}
-        self._slots = asyncio.Semaphore(MAX_IN_FLIGHT)
+        self._backlog: deque[_Request] = deque()
+        self._awaited = 0
+        self._sent = 0
+        self._last_answered = 0
+        self._last_answer = self._loop.time()
         self._reader = PacketReader()
         self._lost: XenError | None = None
         self._fd = connection.fileno()
@@ -79,7 +92,7 @@ class StoreConnection:
 
     @property
     def in_flight(self) -> int:
-        """Requests that have not been answered, those given up included."""
+        """Requests that were sent and not answered, those given up included."""
         return len(self._requests)
 
     async def request(
@@ -96,21 +109,23 @@ class StoreConnection:
 
         Raises:
             XenError: what xenstored answered.
-            XenTimeoutError: no answer within `timeout` seconds.
+            XenTimeoutError: no answer within `timeout` seconds, nor to any other request
+                meanwhile; or later ones were answered, and this one was not.
             XenConnectionError: the connection broke; whether the request was carried out
                 is unknown.
         """
         name = name or op.name.lower()
-        deadline = self._loop.time() + timeout
-        await self._take_slot(timeout, name, arguments)
+        if self._lost is not None:
+            raise self._lost_error(name, arguments)
+        if HEADER_SIZE + len(payload) > self._writer.max_message:
+            raise XenError(errno.E2BIG, name, self._writer.size_hint, **arguments)
         answer: asyncio.Future[bytes] = self._loop.create_future()
-        request = _Request(op, tx_id, name, arguments, answer)
-        try:
-            rq_id = self._send(request, payload)
-        except BaseException:
-            self._slots.release()
-            raise
-        request.timer = self._loop.call_at(deadline, self._expire, rq_id, request)
+        request = _Request(op, tx_id, payload, name, arguments, answer)
+        if self._awaited < MAX_IN_FLIGHT:
+            self._send(request)
+        else:
+            self._backlog.append(request)
+        request.timer = self._loop.call_later(timeout, self._look_for_progress, request, timeout)
         try:
             return await answer
         finally:
@@ -122,7 +137,7 @@ class StoreConnection:
         Each belongs to one `request` before it, so that their number is bounded as well.
         """
         if self._lost is None:
-            self._send(_Request(op, tx_id, op.name.lower(), {}, None), payload)
+            self._send(_Request(op, tx_id, payload, op.name.lower(), {}, None))
 
     async def close(self) -> None:
         """Close; whatever is in flight fails.  Harmless when closed already."""
@@ -130,39 +145,41 @@ class StoreConnection:
             self._shut(XenConnectionError(errno.ECONNABORTED, "close"))
         await self._writer.finished()
 
-    async def _take_slot(self, timeout: float, name: str, arguments: dict[str, object]) -> None:
-        try:
-            async with asyncio.timeout(timeout if self._slots.locked() else None):
-                await self._slots.acquire()
-        except TimeoutError:
-            # Not one of all those was answered in all that time.
-            self._fail(XenConnectionError(errno.ECONNRESET, name, "xenstored answers nothing"))
-            hint = f"{MAX_IN_FLIGHT} requests are without an answer"
-            raise XenTimeoutError(errno.ETIMEDOUT, name, hint, **arguments) from None
-        if self._lost is not None:
-            self._slots.release()
-            raise self._lost_error(name, arguments)
-
-    def _send(self, request: _Request, payload: bytes) -> int:
+    def _send(self, request: _Request) -> None:
         rq_id = self._next_id
         while rq_id in self._requests:
             rq_id = (rq_id + 1) & 0xFFFFFFFF
         self._next_id = (rq_id + 1) & 0xFFFFFFFF
-        message = encode_packet(request.op, rq_id, request.tx_id, payload)
-        if len(message) > self._writer.max_message:
-            hint = "/dev/xen/xenbus takes 4080 bytes, path included"
-            raise XenError(errno.E2BIG, request.name, hint, **request.arguments)
+        self._sent += 1
+        request.serial = self._sent
+        self._awaited += request.answer is not None
         self._requests[rq_id] = request
-        self._writer.write(message)
-        return rq_id
+        self._writer.write(encode_packet(request.op, rq_id, request.tx_id, request.payload))
 
-    def _expire(self, rq_id: int, request: _Request) -> None:
-        # The number stays taken until the answer comes, and the slot with it.
-        if request.answer is not None and not request.answer.done():
-            hint = "does xenstored still run?"
-            request.answer.set_exception(
-                XenTimeoutError(errno.ETIMEDOUT, request.name, hint, **request.arguments)
-            )
+    def _send_backlog(self) -> None:
+        while self._backlog and self._awaited < MAX_IN_FLIGHT:
+            request = self._backlog.popleft()
+            if request.answer is not None and not request.answer.done():
+                self._send(request)
+
+    def _look_for_progress(self, request: _Request, timeout: float) -> None:
+        """The time is up, unless xenstored was busy with those before this one: it answers
+        a connection's requests in their order, and a thousand may take it a while."""
+        if request.answer is None or request.answer.done():
+            return
+        until = self._last_answer + timeout
+        overtaken = 0 < request.serial < self._last_answered
+        if not overtaken and until > self._loop.time():
+            request.timer = self._loop.call_at(until, self._look_for_progress, request, timeout)
+            return
+        # Of one that was sent, the number stays taken until the answer comes.
+        hint = "does xenstored still run?"
+        request.answer.set_exception(
+            XenTimeoutError(errno.ETIMEDOUT, request.name, hint, **request.arguments)
+        )
+        if request.serial == 0:
+            # Not one of all those before it was answered in all that time.
+            self._fail(XenConnectionError(errno.ECONNRESET, "receive", "xenstored answers nothing"))
 
     def _readable(self) -> None:
         # One read at a time: the loop has others to serve.
@@ -200,8 +217,9 @@ class StoreConnection:
         if request is None:
             self._stray(f"nobody asked for answer {packet.rq_id} (operation {packet.op})")
             return
-        if request.answer is not None:
-            self._slots.release()
+        self._last_answer = self._loop.time()
+        self._last_answered = max(self._last_answered, request.serial)
+        self._awaited -= request.answer is not None
         if packet.tx_id != request.tx_id or packet.op not in (request.op, Op.ERROR):
             text = f"operation {packet.op} in transaction {packet.tx_id} answers {request.name}"
             broken = XenConnectionError(errno.EPROTO, "receive", text)
@@ -211,6 +229,7 @@ class StoreConnection:
             self._answer(request, parse_error(packet.payload, request.name, **request.arguments))
         elif not self._answer(request, packet.payload):
             self._too_late(request, packet.payload)
+        self._send_backlog()
 
     def _answer(self, request: _Request, outcome: bytes | XenError) -> bool:
         """Returns False if nobody waits any more."""
@@ -252,10 +271,10 @@ class StoreConnection:
         except OSError:
             # pyxs shuts a socket down first, which fails once the peer has gone.
             log.debug("closing the connection to xenstored", exc_info=True)
-        requests, self._requests = self._requests, {}
-        for request in requests.values():
-            if request.answer is not None:
-                self._slots.release()
+        requests = [*self._requests.values(), *self._backlog]
+        self._requests.clear()
+        self._backlog.clear()
+        for request in requests:
             self._answer(request, self._lost_error(request.name, request.arguments))
 
     def _lost_error(self, name: str, arguments: dict[str, object]) -> XenConnectionError:

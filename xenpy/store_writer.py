@@ -21,20 +21,20 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
+from xenpy.store_wire import HEADER_SIZE, PAYLOAD_MAX
+
 __all__ = ["DeviceWriter", "SocketWriter"]
 
 log = logging.getLogger(__name__)
 
 _FINISH_TIMEOUT: Final = 1.0
-_HEADER: Final = 16
-_PAYLOAD_MAX: Final = 4096
-"""xs_wire.h: XENSTORE_PAYLOAD_MAX."""
 
 
 class SocketWriter:
     """Writes at once what the socket takes, and the rest when it takes more."""
 
-    max_message: Final = _HEADER + _PAYLOAD_MAX
+    max_message: Final = HEADER_SIZE + PAYLOAD_MAX
+    size_hint: Final = f"path and value together hold at most {PAYLOAD_MAX} bytes"
 
     def __init__(
         self, fd: int, loop: asyncio.AbstractEventLoop, on_error: Callable[[OSError], None]
@@ -86,7 +86,8 @@ class SocketWriter:
 class DeviceWriter:
     """Writes one message per answer, in a thread of its own because it may block."""
 
-    max_message: Final = _PAYLOAD_MAX
+    max_message: Final = PAYLOAD_MAX
+    size_hint: Final = f"/dev/xen/xenbus takes {PAYLOAD_MAX - HEADER_SIZE} bytes, path included"
 
     def __init__(
         self, fd: int, loop: asyncio.AbstractEventLoop, on_error: Callable[[OSError], None]

@@ -46,7 +46,8 @@ _BACKOFF_LIMIT: Final = 2.0
 class Store(Writer):
     """A connection to xenstored that mends itself.
 
-    A request fails with `XenTimeoutError` after `timeout` seconds without an answer, with
+    A request fails with `XenTimeoutError` after `timeout` seconds in which xenstored answered
+    nothing (a request among a thousand may wait longer, as long as others get theirs), with
     `XenConnectionError` when the connection breaks under it or is not back within
     `timeout`; it is never sent twice.  Watches survive: they are armed again, and told that
     anything may have changed.

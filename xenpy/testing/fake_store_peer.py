@@ -161,20 +161,29 @@ class Peer(asyncio.Protocol):
         self._transport = None
         self._fake.peers.discard(self)
 
+    @property
+    def waiting(self) -> int:
+        """Requests that have arrived and are held."""
+        return len(self._waiting)
+
     def serve(self) -> None:
         while self._waiting and not self._fake.held:
-            request = self._waiting.popleft()
-            self._fake.requests.append(request)
-            if self._fake.on_request is not None:
-                self._fake.on_request(request)
-            try:
-                answer = self._answer(request)
-            except Refusal as refusal:
-                self._send(Op.ERROR, request, refusal.name.encode() + b"\0")
-            else:
-                self._send(request.op, request, answer)
-                if request.op == Op.WATCH:
-                    self._event(self.watches[-1], self.watches[-1].path)
+            self.serve_one()
+
+    def serve_one(self) -> None:
+        """Answer the oldest request, held or not."""
+        request = self._waiting.popleft()
+        self._fake.requests.append(request)
+        if self._fake.on_request is not None:
+            self._fake.on_request(request)
+        try:
+            answer = self._answer(request)
+        except Refusal as refusal:
+            self._send(Op.ERROR, request, refusal.name.encode() + b"\0")
+        else:
+            self._send(request.op, request, answer)
+            if request.op == Op.WATCH:
+                self._event(self.watches[-1], self.watches[-1].path)
 
     def tell(self, change: Change) -> None:
         for watch in list(self.watches):

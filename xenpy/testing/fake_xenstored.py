@@ -94,6 +94,17 @@ class FakeXenstored(Daemon):
         """Take requests and answer none, as a stopped daemon does."""
         self.held = True
 
+    @property
+    def waiting(self) -> int:
+        """Requests that have arrived and are held."""
+        return sum(peer.waiting for peer in self.peers)
+
+    def answer_one(self) -> None:
+        """Answer the oldest request of each connection; the others stay held."""
+        for peer in list(self.peers):
+            if peer.waiting:
+                peer.serve_one()
+
     def release(self) -> None:
         """Answer what has been held, and go on."""
         self.held = False
