@@ -156,7 +156,9 @@ class DeviceLife:
             return Outcome.REPLACED
         if step is BackendStep.WAIT or (self._refused and online):
             return None
-        await self._keep_pace(step)
+        if await self._held_back(step):
+            # What was seen before the pause says nothing any more.
+            return None
         try:
             await self._perform(step)
         except _NodesGoneError:
@@ -187,13 +189,16 @@ class DeviceLife:
             # The guest took our right to read its node away: it has hidden its device.
             return XenbusState.UNKNOWN
 
-    async def _keep_pace(self, step: BackendStep) -> None:
-        """A frontend that flaps gets 16 steps at once, then four a second."""
+    async def _held_back(self, step: BackendStep) -> bool:
+        """A frontend that flaps gets 16 steps at once, then four a second.  Returns True
+        after a pause."""
         delay = self._pace.take()
-        if delay > 0.0:
-            self._log.info("the frontend changes state too fast: %s waits", step.name)
-            await asyncio.sleep(delay)
-            self._pace.take()
+        if delay == 0.0:
+            return False
+        self._log.info("the frontend changes state too fast: %s waits", step.name)
+        await asyncio.sleep(delay)
+        self._wake.set()
+        return True
 
     async def _perform(self, step: BackendStep) -> None:
         if step is BackendStep.PREPARE:
@@ -272,7 +277,7 @@ class DeviceLife:
             return
         if theirs not in (XenbusState.INITIALISED, *SERVING):
             # Closed, or gone, while nobody looked: a fresh start serves whoever comes next.
-            self.phase = XenbusState.CLOSED
+            await self._switch(XenbusState.CLOSED)
             return
         parked = await self._store.get(f"{self._context.path}/{PARKED}")
         if node is XenbusState.CONNECTED and parked == "1":
@@ -285,9 +290,11 @@ class DeviceLife:
     async def _resume(self) -> None:
         try:
             await self._device.prepare()
-            keys = await self._device.connect(await self._frontend_keys())
-            # Not before: whoever dies in between leaves it parked, with nothing taken.
-            await self._store.rm(f"{self._context.path}/{PARKED}")
+            frontend = await self._frontend_keys()
+            # Not later: from `connect` on requests are taken, and of a daemon that dies then
+            # nobody can say what is outstanding.
+            await self._insist(lambda: self._store.rm(f"{self._context.path}/{PARKED}"))
+            keys = await self._device.connect(frontend)
             await self._switch(XenbusState.CONNECTED, keys)
         except (PeerError, DeviceError, OSError) as error:
             await self._fail(error)

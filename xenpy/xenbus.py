@@ -132,6 +132,9 @@ def backend_step(phase: S, node: S, theirs: S, *, online: bool) -> BackendStep:
         return BackendStep.REMOVE
     if node is S.INITIALISING and phase is not S.INITIALISING:
         return BackendStep.REPLACE
+    if phase is S.CLOSED and node is S.CLOSING:
+        # A toolstack asked for a close while we closed: it waits for the answer.
+        return BackendStep.DISCONNECT
     if online:
         step = BACKEND_TABLE[phase, theirs]
         if step is BackendStep.WAIT and node is S.CLOSING and phase in (S.INIT_WAIT, S.CONNECTED):

@@ -91,14 +91,21 @@ class Host:
         if self._closed:
             return
         self._closed = True
-        self.run(self._stop())
+        self.close_service()
+        self.run(self._close_stores())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
 
+    def close_service(self) -> None:
+        """End the daemon; the toolstack's connection stays."""
+        self.run(self._stop())
+
     async def _stop(self) -> None:
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _close_stores(self) -> None:
         await self._loop.shutdown_default_executor()
         for store in (self.store, self.tools):
             await store.__aexit__(None, None, None)
@@ -174,6 +181,21 @@ class Guest:
         self.wait("4")
         self.write("state", "4")
         return ring
+
+    def come_back(self) -> None:
+        """Connect as Linux's xen-blkfront does: what the backend may still do about states of
+        before ends in Closing, and then one starts over."""
+        for _ in range(4):
+            self.write("state", "1")
+            self.offer()
+            self.wait("4", "5", "6")
+            if self.state() == "4":
+                self.write("state", "4")
+                return
+            self.write("state", "6")
+            self.wait("6")
+            self.drop()
+        raise AssertionError("the backend closed four times")
 
     def check(self, number: int) -> None:
         """Write, flush and read back."""

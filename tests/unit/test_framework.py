@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The framework suite over the fake Xen and the fake xenstored."""
+"""The framework's suites over the fake Xen and the fake xenstored."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 
 from conformance.fake_env import FakeEnvironment
 from conformance.framework_suite import *  # noqa: F403 - the tests themselves
+from conformance.life_suite import *  # noqa: F403
 from xenpy.testing.fake_xenstored import FakeXenstored
 from xenpy.types import DomId
 
