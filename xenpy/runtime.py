@@ -120,7 +120,8 @@ class QueueThread:
         self._post(self._finish, failure, opened)
 
     def _finish(self, failure: Exception | None, opened: bool) -> None:
-        """In the event loop: the thread has let go of everything."""
+        """In the event loop: the thread has let go of everything and only has to return."""
+        self._thread.join()
         os.close(self._stop_fd)
         self._stopping = True
         if not self._ended.done():

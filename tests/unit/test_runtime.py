@@ -130,18 +130,77 @@ def test_a_failure_is_reported_after_the_queue_let_go() -> None:
     assert queue.journal[-1].startswith("close")
 
 
-def test_a_storm_of_empty_events_is_held_off() -> None:
-    """E1: past the allowance, events for nothing leave the port masked for a while."""
+def test_a_storm_of_empty_events_is_held_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """E1: past the allowance, events for nothing leave the port masked, longer each time."""
     queue = FakeQueue()
+    waits: list[float] = []
+
+    def held_off(readers: list[int], _: object, __: object, seconds: float) -> tuple[object, ...]:
+        waits.append(seconds)
+        queue.journal.append("held off")
+        return [], [], []
+
+    monkeypatch.setattr("xenpy.runtime.select.select", held_off)
 
     def body(_: QueueThread) -> None:
-        for _ in range(SPURIOUS_ALLOWED + 3):
+        # The first look is at the ring as it was found.
+        for _ in range(SPURIOUS_ALLOWED + 9):
             assert queue.served.wait(5)
             queue.served.clear()
             os.eventfd_write(queue.channels.fd, 1)
+        assert queue.served.wait(5)
 
     run_queue(queue, body)
-    assert queue.journal.count("unmask") >= SPURIOUS_ALLOWED
+    assert waits[:8] == [0.002, 0.004, 0.008, 0.016, 0.032, 0.05, 0.05, 0.05]
+    steps = [step for step in queue.journal if step in ("held off", "unmask")]
+    assert steps[: SPURIOUS_ALLOWED + 4] == (
+        ["unmask"] * SPURIOUS_ALLOWED + ["held off", "unmask"] * 2
+    )
+
+
+def test_work_ends_a_hold_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    queue = FakeQueue()
+    waits: list[float] = []
+    monkeypatch.setattr(
+        "xenpy.runtime.select.select",
+        lambda *arguments: (waits.append(arguments[3]), ([], [], []))[1],
+    )
+
+    def body(_: QueueThread) -> None:
+        for turn in range(2 * SPURIOUS_ALLOWED):
+            assert queue.served.wait(5)
+            queue.served.clear()
+            if turn == SPURIOUS_ALLOWED - 1:
+                queue.work = [1]
+            os.eventfd_write(queue.channels.fd, 1)
+        assert queue.served.wait(5)
+
+    run_queue(queue, body)
+    assert waits == []
+
+
+def test_a_stop_lasts_until_the_thread_has_let_go() -> None:
+    gate = threading.Event()
+
+    class Slow(FakeQueue):
+        def close(self) -> None:
+            gate.wait(5)
+            super().close()
+
+    queue = Slow()
+
+    async def main() -> None:
+        thread = QueueThread(queue, "vbd3/1/51712", lambda _: None)
+        await thread.start()
+        stopping = asyncio.create_task(thread.stop())
+        await asyncio.wait([stopping], timeout=0.1)
+        assert not stopping.done()
+        gate.set()
+        await stopping
+        assert queue.journal[-1] == "close in vbd3/1/51712"
+        assert "vbd3/1/51712" not in {thread.name for thread in threading.enumerate()}
+
+    asyncio.run(main())
 
 
 def test_a_stop_during_a_hold_off_is_heard_at_once() -> None:
