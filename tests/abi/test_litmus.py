@@ -10,13 +10,18 @@ import pytest
 from compiling import compile_c
 
 ROUNDS = 10_000_000
+LIMIT = 1200.0
+"""Seconds; on an idle machine it takes 25, on one that is shared by many the two processes
+wait for each other."""
+
+pytestmark = pytest.mark.timeout(LIMIT + 60)
 HERE = Path(__file__).parent
 
 
 def litmus(tmp_path: Path, *flags: str) -> subprocess.CompletedProcess[str]:
     program = compile_c(HERE / "litmus.c", tmp_path / "litmus", *flags)
     return subprocess.run(
-        [program, str(ROUNDS)], capture_output=True, text=True, timeout=240, check=False
+        [program, str(ROUNDS)], capture_output=True, text=True, timeout=LIMIT, check=False
     )
 
 
@@ -41,4 +46,4 @@ def test_the_ring_core_runs_clean_under_sanitizers(tmp_path: Path, sanitizer: st
         HERE / "litmus.c", tmp_path / "litmus", f"-fsanitize={sanitizer}",
         "-fno-sanitize-recover=all", "-fno-sanitize=alignment",
     )  # fmt: skip
-    subprocess.run([program, "200000"], check=True, timeout=240)
+    subprocess.run([program, "200000"], check=True, timeout=LIMIT)
