@@ -127,12 +127,13 @@ class Blkfront:
             if poller.poll(left * 1000):
                 self.channels.unmask(self.channels.pending())
 
-    def discard(self, count: int) -> None:
+    def discard(self, count: int, failed: threading.Event) -> None:
         """Wait for `count` responses and look at none: for slots that somebody scribbles on."""
         seen = 0
         deadline = time.monotonic() + PATIENCE
         while seen < count:
             seen += len(self.ring.take())
+            assert not failed.is_set(), "the device failed"
             assert time.monotonic() < deadline, f"{seen} of {count} answers within {PATIENCE} s"
 
     def ask(self, slots: Sequence[bytes]) -> list[Response]:
