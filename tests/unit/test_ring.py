@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: MIT
+"""Rings and byte streams against a peer that writes any index it likes (XSA-39)."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+
+import pytest
+
+from xenpy.errors import PeerError
+from xenpy.memory import LocalMemory
+from xenpy.ring import BackRing, FrontRing, RingLayout, StreamIn, StreamOut
+from xenpy.types import PAGE_SIZE
+
+LAYOUT = RingLayout(112, 16)
+REQ_PROD, RSP_PROD = 0, 8
+STARTS = [0, 2**31 - 3, 2**32 - 3]
+
+starts = pytest.mark.parametrize("start", STARTS)
+
+
+@pytest.fixture
+def page() -> Iterator[LocalMemory]:
+    memory = LocalMemory(PAGE_SIZE)
+    yield memory
+    memory.close()
+
+
+def scribble(page: LocalMemory, offset: int, value: int) -> None:
+    with page.view(offset, 4) as view:
+        struct.pack_into("<I", view, 0, value % 2**32)
+
+
+def word(page: LocalMemory, offset: int) -> int:
+    with page.view(offset, 4) as view:
+        return int(struct.unpack("<I", view)[0])
+
+
+@starts
+def test_a_full_ring_is_taken_and_one_request_more_is_an_overrun(
+    page: LocalMemory, start: int
+) -> None:
+    front = FrontRing(page, LAYOUT, start=start)
+    back = BackRing(page, LAYOUT)
+    front.put([bytes([number]) * 112 for number in range(32)])
+    scribble(page, REQ_PROD, start + 33)
+    for look in (back.take, back.final_check):
+        with pytest.raises(PeerError, match="req_prod"):
+            look()
+    scribble(page, REQ_PROD, start + 32)
+    assert [slot[0] for slot in back.take()] == list(range(32))
+
+
+@starts
+def test_requests_in_flight_count_against_the_ring(page: LocalMemory, start: int) -> None:
+    """32 slots hold requests and unsent responses together: 8 taken leave room for 24."""
+    front = FrontRing(page, LAYOUT, start=start)
+    back = BackRing(page, LAYOUT)
+    front.put([bytes(112)] * 8)
+    assert len(back.take()) == 8
+    scribble(page, REQ_PROD, start + 33)
+    with pytest.raises(PeerError):
+        back.take()
+    back.push([bytes(16)] * 8)
+    assert len(back.take()) == 25
+
+
+@starts
+@pytest.mark.parametrize("back_by", [1, 4, 5, 2**31])
+def test_a_producer_that_goes_backwards_is_refused(
+    page: LocalMemory, start: int, back_by: int
+) -> None:
+    front = FrontRing(page, LAYOUT, start=start)
+    back = BackRing(page, LAYOUT)
+    front.put([bytes(112)] * 4)
+    back.take()
+    scribble(page, REQ_PROD, start + 4 - back_by)
+    for look in (back.take, back.final_check):
+        with pytest.raises(PeerError, match="req_prod"):
+            look()
+
+
+@starts
+@pytest.mark.parametrize("extra", [1, 32, 2**31, 2**32 - 5])
+def test_a_backend_answers_no_more_than_it_was_asked(
+    page: LocalMemory, start: int, extra: int
+) -> None:
+    front = FrontRing(page, LAYOUT, start=start)
+    front.put([bytes(112)] * 4)
+    scribble(page, RSP_PROD, start + 4 + extra)
+    for look in (front.take, front.final_check):
+        with pytest.raises(PeerError, match="rsp_prod"):
+            look()
+
+
+def test_our_own_index_is_never_read_back(page: LocalMemory) -> None:
+    """rsp_prod lies in the shared page, where the frontend may overwrite it."""
+    front = FrontRing(page, LAYOUT)
+    back = BackRing(page, LAYOUT)
+    front.put([bytes(112)] * 4)
+    back.take()
+    scribble(page, RSP_PROD, 77)
+    back.push([bytes(16)] * 2)
+    assert word(page, RSP_PROD) == 2
+
+
+def test_more_than_fits_or_was_asked_is_our_own_mistake(page: LocalMemory) -> None:
+    front = FrontRing(page, LAYOUT)
+    back = BackRing(page, LAYOUT)
+    with pytest.raises(ValueError, match="33 requests into 32 slots"):
+        front.put([bytes(112)] * 33)
+    front.put([bytes(112)])
+    back.take()
+    with pytest.raises(ValueError, match="2 responses to 1 requests"):
+        back.push([bytes(16)] * 2)
+    with pytest.raises(ValueError, match="15 bytes, 16 expected"):
+        back.push([bytes(15)])
+
+
+class Pipe:
+    """A byte ring of 16 bytes at 64, its consumer's index at 0 and its producer's at 4."""
+
+    def __init__(self, page: LocalMemory, start: int) -> None:
+        self.page = page
+        scribble(page, 0, start)
+        scribble(page, 4, start)
+        self.reader = StreamIn(page, data=64, size=16, cons=0, prod=4)
+        self.writer = StreamOut(page, data=64, size=16, prod=4, cons=0)
+
+
+@starts
+def test_bytes_come_out_in_order_round_and_round(page: LocalMemory, start: int) -> None:
+    pipe = Pipe(page, start)
+    sent = got = b""
+    for length in [1, 16, 7, 16, 3, 15, 16, 16, 2, 20]:
+        content = bytes((len(sent) + at) % 256 for at in range(length))
+        sent += content[: pipe.writer.write(content)]
+        got += pipe.reader.read(9) + pipe.reader.read()
+    assert pipe.writer.write(b"") == 0
+    assert got == sent
+    assert len(sent) == 108
+    with page.view() as view:
+        assert not any(view[80:]), "it wrote behind the ring"
+
+
+@starts
+@pytest.mark.parametrize("ahead", [17, 2**31, 2**32 - 1])
+def test_a_stream_s_peer_out_of_bounds_is_refused(
+    page: LocalMemory, start: int, ahead: int
+) -> None:
+    pipe = Pipe(page, start)
+    scribble(page, 4, start + ahead)
+    with pytest.raises(PeerError, match="prod"):
+        pipe.reader.read()
+    scribble(page, 4, start)
+    scribble(page, 0, start - ahead)
+    with pytest.raises(PeerError, match="cons"):
+        pipe.writer.write(b"x")
