@@ -4,22 +4,19 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import random
-import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-XENPY = [sys.executable, "-m", "xenpy.cli"]
+from conformance.daemon_process import PATIENCE, XENPY, DaemonProcess
+
 DISK = Path("/dev/xvdz")
 SECTORS_OF_16_MIB = 32768
-PATIENCE = 60.0
 
 
 def xenpy(*words: str) -> None:
@@ -37,33 +34,11 @@ def image(tmp_path: Path) -> Path:
     return path
 
 
-class Daemon:
-    """`xenpy serve block` as a process."""
-
-    def __init__(self, tmp_path: Path) -> None:
-        self.stats_path = tmp_path / "stats.json"
-        command = [*XENPY, "serve", "block", "-v", "--rundir", str(tmp_path)]
-        self.process = subprocess.Popen([*command, "--stats", str(self.stats_path)])
-
-    def stop(self) -> dict[str, int]:
-        """End it as systemd does.  Returns the counters of its disk."""
-        self.process.send_signal(signal.SIGTERM)
-        assert self.process.wait(PATIENCE) == 0
-        devices = json.loads(self.stats_path.read_text())["devices"]
-        return next(iter(devices.values()), {})
-
-    def kill(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait(PATIENCE)
-
-
 @pytest.fixture
-def daemon(tmp_path: Path) -> Iterator[Daemon]:
+def daemon(tmp_path: Path) -> Iterator[DaemonProcess]:
     run("modprobe", "xen-blkfront")
-    daemon = Daemon(tmp_path)
-    yield daemon
-    daemon.kill()
+    with DaemonProcess(tmp_path) as daemon:
+        yield daemon
 
 
 def wait_for_disk(*, present: bool) -> None:
@@ -76,7 +51,7 @@ def wait_for_disk(*, present: bool) -> None:
 
 
 @pytest.fixture
-def disk(daemon: Daemon, image: Path) -> Iterator[Path]:
+def disk(daemon: DaemonProcess, image: Path) -> Iterator[Path]:
     xenpy("attach", "block", "0", "vdev=xvdz", f"target={image}")
     wait_for_disk(present=True)
     yield DISK
@@ -133,7 +108,7 @@ def test_a_file_system_lives_on_it(disk: Path, image: Path, tmp_path: Path) -> N
     run("e2fsck", "-fn", str(image))
 
 
-def test_the_counters_are_the_guest_s_own(disk: Path, daemon: Daemon) -> None:
+def test_the_counters_are_the_guest_s_own(disk: Path, daemon: DaemonProcess) -> None:
     before = [int(word) for word in Path("/sys/class/block/xvdz/stat").read_text().split()]
     with disk.open("r+b", buffering=0) as file:
         for turn in range(20):
@@ -141,12 +116,7 @@ def test_the_counters_are_the_guest_s_own(disk: Path, daemon: Daemon) -> None:
             os.fsync(file.fileno())
     stat = [int(word) for word in Path("/sys/class/block/xvdz/stat").read_text().split()]
     assert stat[4] - before[4] >= 40
-    daemon.process.send_signal(signal.SIGUSR1)
-    deadline = time.monotonic() + PATIENCE
-    while not daemon.stats_path.exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    (figures,) = json.loads(daemon.stats_path.read_text())["devices"].values()
+    (figures,) = daemon.devices().values()
     assert (figures["rd_req"], figures["rd_sect"]) == (stat[0], stat[2])
     # The kernel counts an fsync of the disk as a write of no sectors, and as a flush.
     assert (figures["wr_req"] + figures["f_req"], figures["wr_sect"]) == (stat[4], stat[6])
@@ -154,7 +124,7 @@ def test_the_counters_are_the_guest_s_own(disk: Path, daemon: Daemon) -> None:
     assert figures["errors"] == 0
 
 
-def test_a_read_only_disk(daemon: Daemon, image: Path) -> None:
+def test_a_read_only_disk(daemon: DaemonProcess, image: Path) -> None:
     xenpy("attach", "block", "0", "vdev=xvdz", f"target={image}", "mode=r")
     wait_for_disk(present=True)
     assert Path("/sys/class/block/xvdz/ro").read_text().strip() == "1"
@@ -164,7 +134,7 @@ def test_a_read_only_disk(daemon: Daemon, image: Path) -> None:
 
 
 def test_an_image_in_use_is_refused_with_its_holder(
-    daemon: Daemon, disk: Path, image: Path
+    daemon: DaemonProcess, disk: Path, image: Path
 ) -> None:
     command = [*XENPY, "attach", "block", "0", "vdev=xvdy", f"target={image}"]
     refused = subprocess.run(command, capture_output=True, text=True, check=False)

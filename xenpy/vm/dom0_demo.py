@@ -20,6 +20,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from xenpy.vm import disk
+
 __all__ = ["Report", "main"]
 
 GUEST = "demo"
@@ -124,18 +126,6 @@ class Report:
         return "\n".join(f"{name:15} {value}" for name, value in rows)
 
 
-def run(*command: str, check: bool = True, timeout: float = 300.0) -> str:
-    """Run a command; its output.  Raises DemoError if it fails."""
-    done = subprocess.run(
-        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
-        timeout=timeout,
-    )  # fmt: skip
-    if check and done.returncode:
-        said = (done.stderr or done.stdout).strip()[-1500:]
-        raise DemoError(f"{' '.join(command)[:120]} ended with status {done.returncode}: {said}")
-    return done.stdout
-
-
 def say(text: str) -> None:
     """One step, for whoever watches."""
     print(f"demo: {text}", flush=True)
@@ -163,30 +153,6 @@ def daemon(stats: Path) -> Generator[subprocess.Popen[bytes]]:
     finally:
         process.terminate()
         process.wait(PATIENCE)
-
-
-def start_guest(image: Path, version: tuple[int, int]) -> None:
-    """Create the guest with the disk, as the release's xl can."""
-    if version >= (4, 19):
-        say("xl create with disk = ['vdev=xvda, backendtype=tap, script=block-xenpy, ...']")
-        disk = f"vdev=xvda,format=raw,access=w,backendtype=tap,script=block-xenpy,target={image}"
-        run("xenvm-guest", "create", GUEST, "--disk", disk)
-        return
-    say("xl create -p, xenpy attach, xl unpause (this xl refuses backendtype=tap)")
-    run("xenvm-guest", "create", GUEST, "--paused")
-    domid = run("xl", "domid", GUEST).strip()
-    run("xenpy", "attach", "block", domid, "vdev=xvda", f"target={image}")
-    run("xl", "unpause", GUEST)
-    run("xenvm-guest", "wait", GUEST)
-
-
-def detach(version: tuple[int, int]) -> None:
-    """Take the disk away from the running guest."""
-    domid = run("xl", "domid", GUEST).strip()
-    if version >= (4, 19):
-        run("xl", "block-detach", domid, "xvda")
-    else:
-        run("xenpy", "detach", "block", domid, "vdev=xvda")
 
 
 def figures_of(process: subprocess.Popen[bytes], stats: Path) -> Mapping[str, int]:
@@ -224,7 +190,6 @@ def demonstrate(report: Report) -> None:
     parts = (Path("/sys/hypervisor/version") / part for part in ("major", "minor", "extra"))
     major, minor, extra = (part.read_text().strip() for part in parts)
     report.xen_version = f"{major}.{minor}{extra}"
-    version = int(major), int(minor)
     report.dom0_kernel = platform.release()
     WORK.mkdir(exist_ok=True)
     image, stats = WORK / "disk.img", WORK / "stats.json"
@@ -232,9 +197,13 @@ def demonstrate(report: Report) -> None:
         file.truncate(IMAGE_MIB << 20)
     say(f"made {image}, {IMAGE_MIB} MiB; starting xenpy serve block")
     with daemon(stats) as process:
-        start_guest(image, version)
+        if disk.xen_version() >= disk.XL_TAKES_TAP:
+            say(f"xl create with disk = [{disk.line(image)!r}]")
+        else:
+            say("xl create -p, xenpy attach, xl unpause (this xl refuses backendtype=tap)")
+        disk.create(GUEST, image)
         say("in the guest: mkfs.ext4, mount, 16 MiB of random files, fsync, sha256, unmount")
-        words = run("xenvm-guest", "exec", GUEST, "--", GUEST_SCRIPT).split()
+        words = disk.run("xenvm-guest", "exec", GUEST, "--", GUEST_SCRIPT).split()
         report.guest_sha256, _, report.guest_kernel, report.frontend = words[:4]
         stat = [int(word) for word in words[4:]]
         report.guest_requests = stat[0] + stat[4]
@@ -248,8 +217,8 @@ def demonstrate(report: Report) -> None:
         report.bytes_read = figures["rd_sect"] * 512
         report.problems += others_at_work()
         say("detaching the disk")
-        detach(version)
-        run("xenvm-guest", "destroy", GUEST)
+        disk.detach(GUEST)
+        disk.run("xenvm-guest", "destroy", GUEST)
     say("in dom0: e2fsck -fn, and the files out of the image")
     report.fsck = subprocess.run(
         ["e2fsck", "-fn", image], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
@@ -274,7 +243,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     report = Report()
     try:
         demonstrate(report)
-    except (DemoError, subprocess.SubprocessError, OSError, ValueError) as error:
+    except (DemoError, disk.CommandError, subprocess.SubprocessError, OSError, ValueError) as error:
         report.problems.append(str(error))
     report.seconds = round(time.monotonic() - began, 1)
     report.judge()
