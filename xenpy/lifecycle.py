@@ -224,9 +224,16 @@ class DeviceLife:
         await self._switch(XenbusState.INIT_WAIT, {**keys, "hotplug-status": "connected"})
 
     async def _connect(self) -> None:
-        keys = await self._device.connect(await self._frontend_keys())
-        await self._switch(XenbusState.CONNECTED, keys)
-        self._log.info("connected")
+        frontend = await self._frontend_keys()
+        keys = await self._device.connect(frontend)
+        if await self._is_still(frontend):
+            await self._switch(XenbusState.CONNECTED, keys)
+            self._log.info("connected")
+        else:
+            # It closed and started over while we still showed InitWait, so that it waited
+            # for nothing: what we have mapped are the rings it had before.
+            self._log.info("the frontend started over")
+            await self._disconnect()
 
     async def _clear_away(self) -> None:
         """Nodes that `xenpy attach` made are unknown to xl: when the domain has died,
@@ -249,6 +256,11 @@ class DeviceLife:
             )
         except (FileNotFoundError, PermissionError) as error:
             raise PeerError(f"the frontend's directory cannot be read: {error}") from error
+
+    async def _is_still(self, before: Mapping[str, str]) -> bool:
+        """Whether the frontend's keys, but for its state, are what they were."""
+        now = await self._frontend_keys()
+        return {**now, "state": ""} == {**before, "state": ""}
 
     async def _disconnect(self) -> None:
         """Disconnect however long it takes; past the bound the device is draining.

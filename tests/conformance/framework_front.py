@@ -20,11 +20,17 @@ from xenpy.drivers.block.back import BlockBackend
 from xenpy.service import Service
 from xenpy.xenstore import Store, Transaction
 
-__all__ = ["FrameworkEnvironment", "Guest", "Host"]
+__all__ = [
+    "HOT", "IMAGE_BYTES", "FrameworkEnvironment", "Guest", "Host", "a_witness", "busy",
+    "make_image", "resident", "seconds",
+]  # fmt: skip
 
 T = TypeVar("T")
 
 KIND = "xenpytest"
+IMAGE_BYTES = 64 * 512
+HOT = 51712
+WITNESS = 51728
 
 
 class FrameworkEnvironment(BlockEnvironment, Protocol):
@@ -252,6 +258,23 @@ class Guest:
         if self.ring is not None:
             self.ring.close()
             self.ring = None
+
+
+def make_image(path: Path) -> Path:
+    path.write_bytes(bytes(IMAGE_BYTES))
+    return path
+
+
+@contextmanager
+def a_witness(host: Host, directory: Path) -> Iterator[Guest]:
+    """A second device of the daemon, connected; it must not notice anything."""
+    witness = Guest(host, make_image(directory / "witness.img"), WITNESS)
+    witness.connect()
+    witness.check(1)
+    yield witness
+    witness.check(3)
+    assert witness.error() is None
+    witness.remove()
 
 
 @contextmanager

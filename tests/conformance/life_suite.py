@@ -16,11 +16,56 @@ from pathlib import Path
 import pytest
 
 from conformance.block_front import PATIENCE, eventually
-from conformance.framework_fixtures import *  # noqa: F403 - pytest finds fixtures by name
-from conformance.framework_fixtures import HOT, IMAGE_BYTES
-from conformance.framework_front import Guest, Host
+from conformance.framework_front import (
+    HOT,
+    FrameworkEnvironment,
+    Guest,
+    Host,
+    a_witness,
+    make_image,
+)
 from xenpy import lifecycle
 from xenpy.lifecycle import PARKED
+
+
+@pytest.fixture
+def start_host(env: FrameworkEnvironment) -> Iterator[Callable[[], Host]]:
+    """Starts daemons; those that still run in the end are ended, and nothing is held then."""
+    before = env.census()
+    hosts: list[Host] = []
+
+    def start() -> Host:
+        hosts.append(Host(env))
+        return hosts[-1]
+
+    yield start
+    for host in hosts:
+        host.close()
+    eventually(lambda: env.census() == before)
+
+
+@pytest.fixture
+def host(start_host: Callable[[], Host]) -> Host:
+    return start_host()
+
+
+@pytest.fixture
+def witness(host: Host, tmp_path: Path) -> Iterator[Guest]:
+    with a_witness(host, tmp_path) as witness:
+        yield witness
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    return make_image(tmp_path / "disk.img")
+
+
+@pytest.fixture
+def guest(witness: Guest, image: Path) -> Iterator[Guest]:
+    guest = Guest(witness.host, image, HOT)
+    yield guest
+    guest.remove()
+
 
 # ------------------------------------------------------------------ start
 
@@ -199,8 +244,7 @@ def test_a_device_made_anew_is_served_while_the_old_one_drains(
     """The toolstack gave up on it, removed the nodes and made the device again."""
     ring = guest.connect()
     service = guest.host.service
-    other = tmp_path / "other.img"
-    other.write_bytes(bytes(IMAGE_BYTES))
+    other = make_image(tmp_path / "other.img")
     with hanging(guest.image, monkeypatch) as stuck:
         ring.send([ring.request(0, 0, ring.whole_pages(1))[1]])
         assert stuck.wait(PATIENCE)
