@@ -17,7 +17,7 @@ import pytest
 from fences import ROOT, Command, Fence, agrees, commands, fences, pages
 from xenpy.attach import parse_words
 from xenpy.cli import attach, detach, main, serve
-from xenpy.cli.common import find_driver
+from xenpy.cli.common import find_driver, plan_of
 from xenpy.vm import cli, guest, lanes
 from xenpy.vm.dom0_demo import Report
 from xenpy.vm.errors import UsageError
@@ -78,8 +78,7 @@ def accepted(monkeypatch: pytest.MonkeyPatch) -> Callable[[Sequence[str]], None]
     """Gives a command to the parser that would take it, and sees to its verb not being run."""
 
     def plan(args: argparse.Namespace) -> int:
-        driver = find_driver(args.driver)
-        driver.plan(parse_words(args.words), args.kind or driver.kind)
+        plan_of(args)
         return 0
 
     def options(args: argparse.Namespace) -> int:

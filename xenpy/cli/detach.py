@@ -13,7 +13,8 @@ from xenpy.xenstore import Store
 
 DESCRIPTION = """\
 Ask for a close, wait until the backend has let go of everything, remove the nodes.
-A guest that still uses the device refuses: unmount there first, or give --force.
+Unmount in the guest first: Linux gives a mounted disk away as readily as an idle one, and
+what it had not written is lost.  --force is for a guest that does not answer.
 """
 EPILOG = """\
 example:
