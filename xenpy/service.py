@@ -18,8 +18,8 @@ from typing import Final
 
 from xenpy.backend import Device, DeviceContext, NativeXen, XenAccess
 from xenpy.devlog import BoundedLog
-from xenpy.errors import XenConnectionError, XenNotFoundError, XenTimeoutError
-from xenpy.lifecycle import DeviceLife, Outcome
+from xenpy.errors import PeerError, XenNotFoundError
+from xenpy.lifecycle import ATTACHED, DeviceLife, Outcome
 from xenpy.paths import domain_path, parse_backend_path
 from xenpy.runtime import Deferred
 from xenpy.types import DOM0, DomId, XenbusState
@@ -162,6 +162,8 @@ class Service:
             life = self._lives.get("/".join(path.split("/")[: self._root.count("/") + 3]))
             if life is not None:
                 life.poke()
+            # Made or removed as a whole: what was wrong with it before may not be any more.
+            self._given_up.discard(path)
         # The directory may have lost what the path names: look at all of it in any case.
         self._changed.set()
 
@@ -175,7 +177,7 @@ class Service:
         for domid in domids:
             try:
                 alive = await self._store.is_domain_introduced(domid)
-            except (XenConnectionError, XenTimeoutError) as error:
+            except OSError as error:
                 log.warning("cannot tell whether domain %d lives: %s", domid, error)
                 continue
             for life in self._lives.values() if not alive else ():
@@ -190,13 +192,13 @@ class Service:
 
     async def _rescan(self) -> None:
         try:
-            found = await self._find_devices()
-        except (XenConnectionError, XenTimeoutError) as error:
-            # The store tells us by a synthetic event when it is back.
+            await self._take_up_new(await self._find_devices())
+        except OSError as error:
             log.warning("cannot look for devices: %s", error)
             await asyncio.sleep(STORE_PAUSE)
             self._changed.set()
-            return
+
+    async def _take_up_new(self, found: list[str]) -> None:
         self._given_up.intersection_update(found)
         for path in found:
             life = self._lives.get(path)
@@ -227,23 +229,35 @@ class Service:
             keys = await self._store.read_tree(path, depth=1, limit=MAX_BACKEND_KEYS)
         except XenNotFoundError:
             return
+        except PeerError as error:
+            self._give_up(path, error)
+            return
         state = parse_state(keys.get("state"))
         closed = state is XenbusState.CLOSED and keys.get("online") == "0"
         if state is XenbusState.UNKNOWN or closed:
             return
-        try:
-            context = self._context(path, keys)
-        except ValueError as error:
-            log.error("%s: not a device: %s", path, error)
-            self._given_up.add(path)
-            return
         if self._parking:
             return
-        life = DeviceLife(self._store, context, self._factory)
+        try:
+            context = self._context(path, keys)
+            life = DeviceLife(self._store, context, self._factory)
+        except Exception as error:
+            # A directory that is no device's, or a driver that fails before it begins.
+            self._give_up(path, error)
+            return
         self._lives[path] = life
         task = asyncio.create_task(life.run(), name=context.name)
         self._tasks[life] = task
         task.add_done_callback(lambda _: self._ended(path, life))
+        if keys.get(ATTACHED) == "1":
+            # Its domain may have died while nobody served it.
+            await self._find_dead_domains()
+
+    def _give_up(self, path: str, error: Exception) -> None:
+        """This device costs no other: it is left alone until its directory has gone."""
+        known = isinstance(error, ValueError | PeerError)
+        log.error("%s: not served: %s", path, error, exc_info=None if known else error)
+        self._given_up.add(path)
 
     def _context(self, path: str, keys: Mapping[str, str]) -> DeviceContext:
         _, _, domid, devid = parse_backend_path(path)
@@ -267,14 +281,16 @@ class Service:
 
     def _ended(self, path: str, life: DeviceLife) -> None:
         task = self._tasks.pop(life)
-        if self._lives.get(path) is life:
+        current = self._lives.get(path) is life
+        if current:
             del self._lives[path]
         if task.cancelled():
             return
         error = task.exception()
         if error is not None:
             log.error("%s: given up: %s", life.name, error, exc_info=error)
-            self._given_up.add(path)
+            if current:
+                self._given_up.add(path)
         else:
             log.info("%s: %s", life.name, task.result().value)
         self._changed.set()
