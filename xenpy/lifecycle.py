@@ -8,33 +8,28 @@ frontend that toggles its state can never have two steps run at once (XSA-350).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from enum import Enum
-from typing import Final, TypeVar
+from typing import Final
 
 from xenpy.backend import Device, DeviceContext, DeviceError, Keys
+from xenpy.device_nodes import DeviceNodes, NodesGoneError, NodesRemadeError, StartedOverError
 from xenpy.devlog import TokenBucket
-from xenpy.errors import PeerError, XenConnectionError, XenError, XenTimeoutError
+from xenpy.errors import PeerError
 from xenpy.types import XenbusState
-from xenpy.xenbus import BackendStep, backend_step, parse_state
-from xenpy.xenstore import Store, Transaction
+from xenpy.xenbus import BackendStep, backend_step
+from xenpy.xenstore import Store
 
 __all__ = ["ATTACHED", "DISCONNECT_BOUND", "PARKED", "DeviceLife", "Outcome"]
 
 DISCONNECT_BOUND: Final = 8.0
 """Seconds that a close may take before the device is parked as draining; libxl waits 10."""
-MAX_FRONTEND_KEYS: Final = 256
-"""Keys read of a frontend's directory; a multi-queue disk has about 10 a queue."""
 MAX_ERROR_TEXT: Final = 256
 ATTACHED: Final = "xenpy-attached"
 """Key in the backend directory: made by `xenpy attach`, not by the toolstack."""
-STORE_PAUSE: Final = 0.5
-"""Seconds between attempts while xenstored is away."""
 PARKED: Final = "xenpy-parked"
 """Key in the backend directory: a daemon ended in good order, with every request that it
 had taken answered, and the next one may take the device over as it is."""
-
-T = TypeVar("T")
 
 SERVING: Final = (XenbusState.CONNECTED, XenbusState.CLOSING)
 
@@ -47,10 +42,6 @@ class Outcome(Enum):
     PARKED = "the daemon ends; the next one takes over"
 
 
-class _NodesGoneError(Exception):
-    """The device's directory has gone: writing would bring back a corpse."""
-
-
 class DeviceLife:
     """Takes one device through its life.  `run` ends when the device is gone."""
 
@@ -59,6 +50,7 @@ class DeviceLife:
     ) -> None:
         self._store = store
         self._context = context
+        self._nodes = DeviceNodes(store, context)
         self._log = context.log
         context.on_failure = self._data_plane_failed
         self._device = factory(context)
@@ -127,12 +119,18 @@ class DeviceLife:
                 outcome = await self._turn()
                 if outcome is not None:
                     break
-        except _NodesGoneError:
+        except NodesRemadeError:
+            outcome = Outcome.REPLACED
+        except NodesGoneError:
             outcome = Outcome.REMOVED
         except asyncio.CancelledError:
             # The process ends without parking.  A store that hangs must not hold it up:
             # the kernel unmaps what is left.
             await asyncio.wait([asyncio.create_task(self._let_go())], timeout=DISCONNECT_BOUND)
+            raise
+        except Exception:
+            # xenstored refuses what a life needs: a quota, a right.
+            await self._let_go()
             raise
         await self._let_go()
         return outcome
@@ -144,24 +142,27 @@ class DeviceLife:
         if self._failure is not None:
             failure, self._failure = self._failure, None
             await self._fail(failure)
-        node, theirs, online = await self._insist(self._observe)
+        node, theirs, online = await self._observe()
         step = backend_step(self.phase, node, theirs, online=online)
         self._log.debug(
             "phase %s node %s frontend %s online %d: %s",
             self.phase.name, node.name, theirs.name, online, step.name,
         )  # fmt: skip
-        if step is BackendStep.REMOVE:
-            return Outcome.REMOVED
         if step is BackendStep.REPLACE:
             return Outcome.REPLACED
-        if step is BackendStep.WAIT or (self._refused and online):
+        idle = step is BackendStep.WAIT or (self._refused and online)
+        if self._domain_is_gone and (idle or step is BackendStep.REMOVE):
+            await self._clear_away()
+        if step is BackendStep.REMOVE:
+            return Outcome.REMOVED
+        if idle:
             return None
         if await self._held_back(step):
             # What was seen before the pause says nothing any more.
             return None
         try:
             await self._perform(step)
-        except _NodesGoneError:
+        except NodesGoneError:
             raise
         except (PeerError, DeviceError, OSError) as error:
             await self._fail(error)
@@ -172,22 +173,9 @@ class DeviceLife:
         return None
 
     async def _observe(self) -> tuple[XenbusState, XenbusState, bool]:
-        path = self._context.path
-        node, online, theirs = await asyncio.gather(
-            self._store.get(f"{path}/state"),
-            self._store.get(f"{path}/online"),
-            self._read_frontend_state(),
-        )
-        return parse_state(node), theirs, online != "0"
-
-    async def _read_frontend_state(self) -> XenbusState:
-        if self._domain_is_gone:
-            return XenbusState.UNKNOWN
-        try:
-            return parse_state(await self._store.get(f"{self._context.frontend_path}/state"))
-        except PermissionError:
-            # The guest took our right to read its node away: it has hidden its device.
-            return XenbusState.UNKNOWN
+        node, theirs, online = await self._nodes.observe()
+        # The nodes of a domain may outlive it.
+        return node, XenbusState.UNKNOWN if self._domain_is_gone else theirs, online
 
     async def _held_back(self, step: BackendStep) -> bool:
         """A frontend that flaps gets 16 steps at once, then four a second.  Returns True
@@ -210,7 +198,6 @@ class DeviceLife:
         elif step is BackendStep.DISCONNECT:
             await self._disconnect()
             await self._switch(XenbusState.CLOSED)
-            await self._clear_away()
         elif step is BackendStep.RESTART:
             await self._disconnect()
             await self._prepare()
@@ -224,43 +211,24 @@ class DeviceLife:
         await self._switch(XenbusState.INIT_WAIT, {**keys, "hotplug-status": "connected"})
 
     async def _connect(self) -> None:
-        frontend = await self._frontend_keys()
+        frontend = await self._nodes.frontend_keys()
         keys = await self._device.connect(frontend)
-        if await self._is_still(frontend):
-            await self._switch(XenbusState.CONNECTED, keys)
-            self._log.info("connected")
-        else:
-            # It closed and started over while we still showed InitWait, so that it waited
-            # for nothing: what we have mapped are the rings it had before.
+        try:
+            await self._switch(XenbusState.CONNECTED, keys, frontend)
+        except StartedOverError:
+            # It closed while we still showed InitWait, and may not wait for another: what we
+            # have mapped are the rings it had before.
             self._log.info("the frontend started over")
             await self._disconnect()
+        else:
+            self._log.info("connected")
 
     async def _clear_away(self) -> None:
         """Nodes that `xenpy attach` made are unknown to xl: when the domain has died,
         nobody else removes them, and a domain that reuses the domid would inherit them."""
-        context = self._context
-        if self._domain_is_gone and context.backend_keys.get(ATTACHED) == "1":
-            await self._insist(lambda: self._store.rm(context.path))
-            raise _NodesGoneError
-
-    async def _frontend_keys(self) -> Mapping[str, str]:
-        context = self._context
-        path = context.frontend_path
-        try:
-            owner = (await self._insist(lambda: self._store.get_perms(path)))[0].domid
-            if owner != context.domid:
-                # XSA-175: keys that another guest can write say nothing about this one.
-                raise PeerError(f"{path} belongs to domain {owner}, not to {context.domid}")
-            return await self._insist(
-                lambda: self._store.read_tree(path, depth=2, limit=MAX_FRONTEND_KEYS)
-            )
-        except (FileNotFoundError, PermissionError) as error:
-            raise PeerError(f"the frontend's directory cannot be read: {error}") from error
-
-    async def _is_still(self, before: Mapping[str, str]) -> bool:
-        """Whether the frontend's keys, but for its state, are what they were."""
-        now = await self._frontend_keys()
-        return {**now, "state": ""} == {**before, "state": ""}
+        if self._context.backend_keys.get(ATTACHED) == "1":
+            await self._nodes.remove(self.phase)
+            raise NodesGoneError
 
     async def _disconnect(self) -> None:
         """Disconnect however long it takes; past the bound the device is draining.
@@ -279,10 +247,12 @@ class DeviceLife:
         finally:
             self.draining = False
         await closing
+        # What went wrong with a connection says nothing about the next.
+        self._failure = None
 
     async def _start_from_nodes(self) -> None:
         """Find out what an earlier daemon left behind."""
-        node, theirs, _ = await self._insist(self._observe)
+        node, theirs, _ = await self._observe()
         if node is XenbusState.CLOSED:
             self.phase = XenbusState.CLOSED
         if node not in (XenbusState.CONNECTED, XenbusState.CLOSING):
@@ -291,8 +261,7 @@ class DeviceLife:
             # Closed, or gone, while nobody looked: a fresh start serves whoever comes next.
             await self._switch(XenbusState.CLOSED)
             return
-        parked = await self._store.get(f"{self._context.path}/{PARKED}")
-        if node is XenbusState.CONNECTED and parked == "1":
+        if node is XenbusState.CONNECTED and await self._nodes.get(PARKED) == "1":
             await self._resume()
             return
         # Requests past rsp_prod may have been overwritten by responses never pushed, so
@@ -302,10 +271,10 @@ class DeviceLife:
     async def _resume(self) -> None:
         try:
             await self._device.prepare()
-            frontend = await self._frontend_keys()
+            frontend = await self._nodes.frontend_keys()
             # Not later: from `connect` on requests are taken, and of a daemon that dies then
             # nobody can say what is outstanding.
-            await self._insist(lambda: self._store.rm(f"{self._context.path}/{PARKED}"))
+            await self._nodes.rm(PARKED)
             keys = await self._device.connect(frontend)
             await self._switch(XenbusState.CONNECTED, keys)
         except (PeerError, DeviceError, OSError) as error:
@@ -317,7 +286,7 @@ class DeviceLife:
         connected = self.phase is XenbusState.CONNECTED
         await self._disconnect()
         if connected:
-            await self._publish({PARKED: 1})
+            await self._nodes.publish(self.phase, {PARKED: 1})
             self._log.info("parked")
         return Outcome.PARKED
 
@@ -327,7 +296,7 @@ class DeviceLife:
         nothing.  The frontend is ignored until the toolstack takes the device away."""
         self._refused = True
         self._log.error("refused: %s", text)
-        await self._write_error(text)
+        await self._nodes.write_error(text)
         keys = {"hotplug-error": text[:MAX_ERROR_TEXT], "hotplug-status": "error"}
         await self._switch(XenbusState.INIT_WAIT, keys)
 
@@ -339,47 +308,21 @@ class DeviceLife:
         else:
             self._log.error("%s", text)
         await self._disconnect()
-        await self._write_error(text)
+        await self._nodes.write_error(text)
         await self._switch(XenbusState.CLOSING)
 
     def _data_plane_failed(self, error: Exception) -> None:
         self._failure = error
         self._wake.set()
 
-    async def _write_error(self, text: str) -> None:
-        """As the kernel's xenbus_dev_error does: error/NODENAME/error below our own domain."""
-        home, _, nodename = self._context.path.partition("/backend/")
-        try:
-            await self._store.write(f"{home}/error/backend/{nodename}/error", text)
-        except XenError as error:
-            self._log.debug("no error node: %s", error)
-
-    async def _switch(self, state: XenbusState, keys: Keys | None = None) -> None:
-        await self._publish({**(keys or {}), "state": int(state)})
+    async def _switch(
+        self,
+        state: XenbusState,
+        keys: Keys | None = None,
+        frontend: Mapping[str, str] | None = None,
+    ) -> None:
+        await self._nodes.publish(self.phase, {**(keys or {}), "state": int(state)}, frontend)
         self.phase = state
-
-    async def _publish(self, keys: Keys) -> None:
-        """Write keys into the device's directory if it is still there, all or nothing."""
-        path = self._context.path
-
-        async def write(tx: Transaction) -> None:
-            if not await tx.exists(f"{path}/state"):
-                raise _NodesGoneError
-            for key, value in keys.items():
-                self._log.debug("%s = %s", key, value)
-                await tx.write(f"{path}/{key}", value)
-
-        await self._insist(lambda: self._store.transact(write))
-
-    async def _insist(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Do it, and again while xenstored is away: it may be restarting under us, and all
-        that is done here may be done twice.  The device's I/O goes on meanwhile."""
-        while True:
-            try:
-                return await call()
-            except (XenConnectionError, XenTimeoutError) as error:
-                self._log.warning("XenStore does not answer, trying again: %s", error)
-                await asyncio.sleep(STORE_PAUSE)
 
     async def _let_go(self) -> None:
         """The life is over: whatever way it ended, hold nothing any more."""

@@ -52,6 +52,7 @@ SUITE = "tests/drivers/test_block_protocol_fake.py"
 STORE = "tests/unit/test_store_conformance.py"
 HANDLES = "tests/unit/test_handles_fake.py"
 RUNTIME = "tests/unit/test_runtime.py"
+NODES = "xenpy/device_nodes.py"
 LIFE = "tests/unit/test_lifecycle.py"
 
 RING_FAULTS: Final = (
@@ -500,7 +501,7 @@ LIFE_FAULTS: Final = (
     ),
     Fault(
         "life: owner of the frontend's directory not asked",
-        "xenpy/lifecycle.py",
+        NODES,
         "            if owner != context.domid:\n",
         "            if False:\n",
         f"{LIFE}::test_keys_in_a_directory_of_another_domain_are_not_believed",
@@ -508,9 +509,8 @@ LIFE_FAULTS: Final = (
     ),
     Fault(
         "life: removed device written back",
-        "xenpy/lifecycle.py",
-        '            if not await tx.exists(f"{path}/state"):\n'
-        "                raise _NodesGoneError\n",
+        NODES,
+        "        if state is None:\n            raise NodesGoneError\n",
         "",
         f"{LIFE}::test_a_directory_that_was_removed_is_not_brought_back",
         "a `state` after the toolstack's rm: a device that nobody made",

@@ -24,7 +24,7 @@ LAYERS: list[set[str]] = [
     },
     {"devlog", "runtime"},
     {"backend"},
-    {"lifecycle", "service", "attach", "driver"},
+    {"device_nodes", "lifecycle", "service", "attach", "driver"},
     {"drivers"},
     {"daemon", "cli"},
 ]  # fmt: skip

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
+import math
 from collections.abc import Awaitable, Callable, Mapping
 
 import pytest
@@ -12,9 +14,12 @@ import pytest
 from xenpy import lifecycle
 from xenpy.backend import Device, DeviceContext, Keys
 from xenpy.devlog import TokenBucket
-from xenpy.service import Service
+from xenpy.errors import PeerError
+from xenpy.lifecycle import ATTACHED
+from xenpy.service import MAX_BACKEND_KEYS, Service
+from xenpy.store_pyxs import Op
 from xenpy.testing.fake_xen import FakeXen
-from xenpy.testing.fake_xenstored import FakeXenstored
+from xenpy.testing.fake_xenstored import FakeXenstored, Request
 from xenpy.types import DomId
 from xenpy.xenstore import Store
 
@@ -25,7 +30,8 @@ FRONT = "/local/domain/7/device/vtest/1"
 
 
 class Recorder(Device):
-    """Does nothing, but says what it was asked to do."""
+    """Does nothing, but says what it was asked to do.  Each step but the last lasts until the
+    gate is open."""
 
     def __init__(self, context: DeviceContext, journal: list[str], gate: asyncio.Event) -> None:
         super().__init__(context)
@@ -34,14 +40,15 @@ class Recorder(Device):
 
     async def prepare(self) -> Keys:
         self.journal.append("prepare")
+        await self.gate.wait()
         return {}
 
     async def connect(self, frontend: Mapping[str, str]) -> Keys:
         self.journal.append("connect")
+        await self.gate.wait()
         return {"answer": 42}
 
     async def disconnect(self) -> None:
-        """Lasts until the gate is open."""
         self.journal.append("stop")
         await self.gate.wait()
         self.journal.append("disconnect")
@@ -73,11 +80,12 @@ class Bench:
         self.gate = asyncio.Event()
         self.gate.set()
 
-    def make(self) -> None:
+    def make(self, extra: Mapping[str, str] | None = None) -> None:
         """What libxl writes; the guest's driver is not loaded yet."""
+        back = {"frontend": FRONT, "frontend-id": str(GUEST), "online": "1", **(extra or {})}
         for path, perms, keys in (
             (FRONT, f"n{GUEST},r0", {"state": "1"}),
-            (BACK, f"n0,r{GUEST}", {"frontend": FRONT, "frontend-id": str(GUEST), "online": "1"}),
+            (BACK, f"n0,r{GUEST}", back),
         ):
             self.fake.write(path, "")
             self.fake.set_perms(path, perms)
@@ -92,6 +100,15 @@ class Bench:
     def state(self) -> str | None:
         return self.fake.get(f"{BACK}/state")
 
+    def error(self) -> str | None:
+        return self.fake.get("/local/domain/0/error/backend/vtest/7/1/error")
+
+    async def comes_and_goes(self) -> None:
+        """A device of this path is served as ever: the daemon is well."""
+        self.fake.rm(BACK)
+        await self.until(lambda: BACK not in self.service.devices)
+        await self.connect()
+
     async def until(self, condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(PATIENCE):
             while not condition():
@@ -100,8 +117,8 @@ class Bench:
     async def reach(self, state: str | None) -> None:
         await self.until(lambda: self.state() == state)
 
-    async def connect(self) -> None:
-        self.make()
+    async def connect(self, extra: Mapping[str, str] | None = None) -> None:
+        self.make(extra)
         await self.reach("2")
         self.show(3)
         await self.reach("4")
@@ -186,8 +203,7 @@ def test_keys_in_a_directory_of_another_domain_are_not_believed() -> None:
         await bench.until(lambda: bench.state() != "2")
         assert bench.state() == "5"
         assert "connect" not in bench.journal
-        error = bench.fake.get("/local/domain/0/error/backend/vtest/7/1/error")
-        assert error == f"{FRONT} belongs to domain 9, not to 7"
+        assert bench.error() == f"{FRONT} belongs to domain 9, not to 7"
 
     on_bench(test)
 
@@ -224,5 +240,205 @@ def test_a_device_is_connected_once_at_a_time() -> None:
         bench.gate.set()
         await bench.until(lambda: bench.journal.count("connect") == 2)
         assert bench.journal[2:] == ["stop", "disconnect", "prepare", "connect"]
+
+    on_bench(test)
+
+
+# ------------------------------------------------------------------ what goes wrong half-way
+
+
+def test_a_failure_of_a_connection_that_is_over_says_nothing_about_the_next() -> None:
+    """The last look at a ring whose guest has started over finds anything in it."""
+
+    async def test(bench: Bench) -> None:
+        await bench.connect()
+        life = bench.service.devices[BACK]
+        bench.gate.clear()
+        bench.show(1)
+        await bench.until(lambda: "stop" in bench.journal)
+        life.context.on_failure(PeerError("req_prod is out of bounds"))
+        bench.gate.set()
+        await bench.reach("2")
+        bench.show(3)
+        await bench.until(lambda: bench.state() != "2")
+        assert bench.state() == "4"
+        assert bench.error() is None
+
+    on_bench(test)
+
+
+def test_a_device_made_anew_while_the_old_one_connects_is_not_taken_for_it() -> None:
+    """X8: Connected, and the old one's keys, would be a lie about the new one."""
+
+    async def test(bench: Bench) -> None:
+        bench.make()
+        await bench.reach("2")
+        bench.gate.clear()
+        bench.show(3)
+        await bench.until(lambda: "connect" in bench.journal)
+        bench.fake.rm(BACK)
+        bench.make()
+        bench.gate.set()
+        await bench.until(lambda: bench.journal.count("prepare") == 2)
+        await bench.reach("2")
+        assert bench.journal[2:] == ["stop", "disconnect", "close", "prepare"]
+        assert bench.fake.get(f"{BACK}/answer") is None
+
+    on_bench(test)
+
+
+def test_a_frontend_that_gives_up_while_it_is_connected_sees_no_connected() -> None:
+    """It would take the state that is written for its old rings for that of its new ones."""
+
+    async def test(bench: Bench) -> None:
+        bench.make()
+        await bench.reach("2")
+        bench.gate.clear()
+        bench.show(3)
+        await bench.until(lambda: "connect" in bench.journal)
+        bench.show(6)
+        bench.show(1)
+        bench.gate.set()
+        await bench.until(lambda: "disconnect" in bench.journal)
+        assert bench.state() == "2"
+        assert bench.fake.get(f"{BACK}/answer") is None
+        bench.show(3)
+        await bench.reach("4")
+
+    on_bench(test)
+
+
+def test_a_frontend_that_starts_over_while_connected_is_written_is_connected_anew() -> None:
+    """Between the last look at its keys and the write of our state."""
+
+    async def test(bench: Bench) -> None:
+        def start_over(request: Request) -> None:
+            if request.op == Op.WRITE and request.payload == f"{BACK}/state\0".encode() + b"4":
+                bench.fake.on_request = None
+                bench.show(1)
+                bench.fake.write(f"{FRONT}/ring-ref", "9")
+                bench.show(3)
+
+        bench.make()
+        await bench.reach("2")
+        bench.fake.on_request = start_over
+        bench.show(3)
+        await bench.reach("4")
+        assert bench.journal[1:] == ["connect", "stop", "disconnect", "connect"]
+
+    on_bench(test)
+
+
+def test_a_device_made_anew_while_the_old_one_opens_is_not_taken_for_it() -> None:
+    """The first image may take long to open; what is served must be what is asked for now."""
+
+    async def test(bench: Bench) -> None:
+        bench.gate.clear()
+        bench.make({"params": "/slow.img"})
+        await bench.until(lambda: "prepare" in bench.journal)
+        bench.fake.rm(BACK)
+        bench.make({"params": "/other.img"})
+        bench.gate.set()
+        await bench.reach("2")
+        assert bench.journal == ["prepare", "stop", "disconnect", "close", "prepare"]
+        assert bench.service.devices[BACK].context.backend_keys["params"] == "/other.img"
+
+    on_bench(test)
+
+
+@pytest.mark.parametrize("shown", [[], [3, 4], [3, 4, 5, 6]], ids=str)
+def test_nodes_that_attach_made_go_with_their_domain(shown: list[int]) -> None:
+    """X9: whatever the frontend's driver had come to, nobody else removes them."""
+
+    async def test(bench: Bench) -> None:
+        bench.make({ATTACHED: "1"})
+        await bench.reach("2")
+        for state in shown:
+            bench.show(state)
+            await bench.reach({3: "4", 4: "4", 5: "5", 6: "6"}[state])
+        bench.fake.release_domain(GUEST)
+        await bench.reach(None)
+        await bench.until(lambda: BACK not in bench.service.devices)
+        assert bench.journal[-1] == "close"
+
+    on_bench(test)
+
+
+def test_nodes_that_attach_made_go_although_their_domain_died_unseen() -> None:
+    """Nobody served the device when the domain died."""
+
+    async def test(bench: Bench) -> None:
+        bench.fake.release_domain(GUEST)
+        bench.make({ATTACHED: "1"})
+        await bench.reach(None)
+
+    on_bench(test)
+
+
+@pytest.mark.parametrize(
+    ("number", "op", "path"),
+    [
+        (errno.ENOSPC, Op.WRITE, None),
+        (errno.ENOSPC, Op.TRANSACTION_START, None),
+        (errno.EACCES, Op.READ, f"{BACK}/state"),
+    ],
+    ids=["no quota", "no transactions", "no right"],
+)
+def test_a_device_that_xenstored_refuses_to_serve_is_let_go(
+    number: int, op: Op, path: str | None
+) -> None:
+    """X6: it costs the device, all of it, and neither the daemon nor a turn more."""
+
+    async def test(bench: Bench) -> None:
+        await bench.connect()
+        bench.fake.inject(number, op=op, path=path, count=math.inf)
+        bench.show(6)
+        await bench.until(lambda: BACK not in bench.service.devices)
+        assert bench.journal[-1] == "close"
+        turns = len(bench.journal)
+        bench.show(1)
+        await asyncio.sleep(0.05)
+        assert len(bench.journal) == turns
+        bench.fake.heal()
+        await bench.comes_and_goes()
+
+    on_bench(test)
+
+
+def test_a_connection_lost_while_a_device_is_taken_up_is_no_end() -> None:
+    """X7: xenstored may be restarted between any two questions."""
+
+    async def test(bench: Bench) -> None:
+        def cut(request: Request) -> None:
+            if request.op == Op.READ and request.payload.startswith(BACK.encode()):
+                bench.fake.on_request = None
+                bench.fake.cut()
+
+        bench.fake.on_request = cut
+        await bench.connect()
+
+    on_bench(test)
+
+
+def test_a_directory_that_is_no_device_costs_no_other() -> None:
+    async def test(bench: Bench) -> None:
+        bench.make({f"junk-{number}": "x" for number in range(MAX_BACKEND_KEYS)})
+        await bench.until(lambda: bench.fake.get(f"{BACK}/junk-0") == "x")
+        await asyncio.sleep(0.05)
+        assert bench.state() == "1"
+        await bench.comes_and_goes()
+
+    on_bench(test)
+
+
+def test_a_driver_that_cannot_be_made_costs_its_device_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def test(bench: Bench) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(Recorder, "__init__", lambda *_: {}["no such key"])
+            bench.make()
+            await asyncio.sleep(0.05)
+        await bench.comes_and_goes()
 
     on_bench(test)
