@@ -98,7 +98,7 @@ class DeviceContext:
 
 class Device(ABC):
     """A driver's half of one device.  All four coroutines run in the event loop, one at a
-    time; blocking work belongs in a thread (`asyncio.to_thread`) or in the queue's thread.
+    time; blocking work belongs in a thread (`runtime.in_thread`) or in the queue's thread.
     """
 
     def __init__(self, context: DeviceContext) -> None:

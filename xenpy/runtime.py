@@ -16,11 +16,13 @@ import select
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 from xenpy.types import Port
 
-__all__ = ["Closeable", "Deferred", "Queue", "QueueChannels", "QueueThread"]
+__all__ = ["Closeable", "Deferred", "Queue", "QueueChannels", "QueueThread", "in_thread"]
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -88,8 +90,15 @@ class QueueThread:
 
         Raises:
             whatever `Queue.open` raised; the queue has been closed by then.
+            RuntimeError: there is no thread to be had; the queue has not been opened.
         """
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError:
+            self._stopping = True
+            os.close(self._stop_fd)
+            self._ended.set_result(None)
+            raise
         await asyncio.shield(self._opened)
 
     async def stop(self) -> None:
@@ -108,7 +117,7 @@ class QueueThread:
         try:
             channels = self._queue.open()
             opened = True
-            self._post(self._report_open)
+            _tell(self._loop, self._thread.name, self._report_open)
             self._serve(channels)
         except Exception as error:
             failure = error
@@ -117,7 +126,7 @@ class QueueThread:
         except Exception:
             # The peer's pages may still be held: the leak must be seen, not swallowed.
             log.exception("%s: the queue did not close", self._thread.name)
-        self._post(self._finish, failure, opened)
+        _tell(self._loop, self._thread.name, self._finish, failure, opened)
 
     def _finish(self, failure: Exception | None, opened: bool) -> None:
         """In the event loop: the thread has let go of everything and only has to return."""
@@ -143,7 +152,7 @@ class QueueThread:
         while True:
             events = poller.poll()
             if any(fd == self._stop_fd for fd, _ in events):
-                # What the frontend put in the ring before we were told is still answered.
+                # One more batch of what the frontend put in the ring before we were told.
                 self._drain()
                 return
             ports = channels.pending()
@@ -168,20 +177,66 @@ class QueueThread:
     def _held_off(self, idle_wakes: int) -> bool:
         """Leave the port masked for a while.  Returns True when told to stop meanwhile."""
         doublings = min(idle_wakes - SPURIOUS_ALLOWED, 10)
-        seconds = min(HOLD_OFF_FIRST * 2**doublings, HOLD_OFF_LIMIT)
-        readable, _, _ = select.select([self._stop_fd], [], [], seconds)
-        return bool(readable)
+        return self._stopped_within(min(HOLD_OFF_FIRST * 2**doublings, HOLD_OFF_LIMIT))
+
+    def _stopped_within(self, seconds: float) -> bool:
+        # Not select(2), which takes no descriptor beyond 1023.
+        poller = select.poll()
+        poller.register(self._stop_fd, select.POLLIN)
+        return bool(poller.poll(seconds * 1000))
 
     def _report_open(self) -> None:
         if not self._opened.done():
             self._opened.set_result(None)
 
-    def _post(self, call: Callable[..., None], *args: object) -> None:
+
+async def in_thread(
+    call: Callable[[], T], name: str, give_back: Callable[[T], object] | None = None
+) -> T:
+    """Run a call that may block for ever, such as an open of a file on a dead server.
+
+    It has a daemon thread to itself: a few that hang would fill the pool of
+    `asyncio.to_thread`, hold up every other device, and keep the process from ending.
+
+    Args:
+        call: what to run; its result or exception is returned or raised.
+        name: of the thread.
+        give_back: called in the event loop with a result that nobody waits for any more.
+    """
+    loop = asyncio.get_running_loop()
+    outcome: asyncio.Future[T] = loop.create_future()
+
+    def succeed(result: T) -> None:
+        if not outcome.cancelled():
+            outcome.set_result(result)
+        elif give_back is not None:
+            give_back(result)
+
+    def fail(error: BaseException) -> None:
+        if not outcome.cancelled():
+            outcome.set_exception(error)
+
+    def run() -> None:
         try:
-            self._loop.call_soon_threadsafe(call, *args)
-        except RuntimeError:
-            # The loop is closed: the process is ending, and nobody waits any more.
-            log.debug("%s: ended after the event loop", self._thread.name)
+            result = call()
+        except BaseException as error:
+            _tell(loop, name, fail, error)
+        else:
+            _tell(loop, name, succeed, result)
+
+    threading.Thread(target=run, name=name, daemon=True).start()
+    return await outcome
+
+
+def _tell(
+    loop: asyncio.AbstractEventLoop, name: str, call: Callable[..., None], *args: object
+) -> None:
+    """Call in the event loop, from a thread."""
+    try:
+        loop.call_soon_threadsafe(call, *args)
+    except RuntimeError:
+        # The loop is closed: the process is ending, and nobody waits any more.
+        log.debug("%s: ended after the event loop", name)
 
 
 class Closeable(Protocol):
@@ -195,7 +250,8 @@ class Deferred:
 
     To unmap under a live view would turn the next access into SIGSEGV, so the unmap waits;
     it is counted (`len`), logged once, and tried again by whoever calls `retry`.
-    Thread-safe: queue threads put, the control plane retries.
+    Thread-safe: queue threads put, the control plane retries, and one at a time closes: of
+    two that unmap the same pages, the second would unmap whatever is mapped there by then.
     """
 
     def __init__(self) -> None:
@@ -207,27 +263,27 @@ class Deferred:
 
     def close(self, thing: Closeable, owner: str) -> bool:
         """Close `thing` now, or keep it for later.  Returns True if it is closed."""
-        try:
-            thing.close()
-        except BufferError:
-            log.warning("%s: a view of %r is still alive; its unmap is deferred", owner, thing)
-            with self._lock:
+        with self._lock:
+            try:
+                thing.close()
+            except BufferError:
+                log.warning("%s: a view of %r is still alive; its unmap is deferred", owner, thing)
                 self._waiting.append((owner, thing))
-            return False
+                return False
         return True
 
     def retry(self) -> int:
         """Try again.  Returns how many are still waiting."""
         with self._lock:
             waiting, self._waiting = self._waiting, []
-        still: list[tuple[str, Closeable]] = []
-        for owner, thing in waiting:
-            try:
-                thing.close()
-            except BufferError:
-                still.append((owner, thing))
-            else:
-                log.info("%s: the deferred unmap of %r is done", owner, thing)
-        with self._lock:
-            self._waiting.extend(still)
+            for owner, thing in waiting:
+                try:
+                    thing.close()
+                except BufferError:
+                    self._waiting.append((owner, thing))
+                except OSError:
+                    # The kernel refuses, and will again: the leak must be seen.
+                    log.exception("%s: %r cannot be unmapped", owner, thing)
+                else:
+                    log.info("%s: the deferred unmap of %r is done", owner, thing)
             return len(self._waiting)

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Final
@@ -15,7 +14,7 @@ from xenpy.drivers.block.image import ImageKeys, open_image
 from xenpy.drivers.block.protocol import SECTOR_SHIFT, SECTOR_SIZE, Disk
 from xenpy.drivers.block.queue import BlockQueue
 from xenpy.drivers.block.store import Store
-from xenpy.runtime import QueueThread
+from xenpy.runtime import QueueThread, in_thread
 
 __all__ = ["BlockBackend"]
 
@@ -43,9 +42,11 @@ class BlockBackend(Device):
 
     async def prepare(self) -> Keys:
         if self._store is None:
-            self._image = ImageKeys.parse(self.context.backend_keys)
+            image = self._image = ImageKeys.parse(self.context.backend_keys)
             # In a thread: a file on a dead server may take minutes to open.
-            self._store = await asyncio.to_thread(open_image, self._image, force=self._force)
+            self._store = await in_thread(
+                lambda: open_image(image, force=self._force), self.context.name, Store.close
+            )
         return FEATURES
 
     async def connect(self, frontend: Mapping[str, str]) -> Keys:
@@ -78,7 +79,7 @@ class BlockBackend(Device):
     async def close(self) -> None:
         store, self._store = self._store, None
         if store is not None:
-            await asyncio.to_thread(store.close)
+            await in_thread(store.close, self.context.name)
 
     def stats(self) -> Mapping[str, int]:
         return asdict(self._counters)

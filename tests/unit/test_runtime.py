@@ -4,14 +4,19 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import fcntl
 import os
+import resource
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Sequence
 
 import pytest
 
-from xenpy.errors import PeerError
-from xenpy.runtime import SPURIOUS_ALLOWED, Deferred, Queue, QueueThread
+from xenpy.errors import PeerError, XenError
+from xenpy.runtime import SPURIOUS_ALLOWED, Deferred, Queue, QueueThread, in_thread
 from xenpy.types import Port
 
 
@@ -135,12 +140,12 @@ def test_a_storm_of_empty_events_is_held_off(monkeypatch: pytest.MonkeyPatch) ->
     queue = FakeQueue()
     waits: list[float] = []
 
-    def held_off(readers: list[int], _: object, __: object, seconds: float) -> tuple[object, ...]:
+    def held_off(_: QueueThread, seconds: float) -> bool:
         waits.append(seconds)
         queue.journal.append("held off")
-        return [], [], []
+        return False
 
-    monkeypatch.setattr("xenpy.runtime.select.select", held_off)
+    monkeypatch.setattr(QueueThread, "_stopped_within", held_off)
 
     def body(_: QueueThread) -> None:
         # The first look is at the ring as it was found.
@@ -161,10 +166,7 @@ def test_a_storm_of_empty_events_is_held_off(monkeypatch: pytest.MonkeyPatch) ->
 def test_work_ends_a_hold_off(monkeypatch: pytest.MonkeyPatch) -> None:
     queue = FakeQueue()
     waits: list[float] = []
-    monkeypatch.setattr(
-        "xenpy.runtime.select.select",
-        lambda *arguments: (waits.append(arguments[3]), ([], [], []))[1],
-    )
+    monkeypatch.setattr(QueueThread, "_stopped_within", lambda _, seconds: waits.append(seconds))
 
     def body(_: QueueThread) -> None:
         for turn in range(2 * SPURIOUS_ALLOWED):
@@ -219,6 +221,124 @@ def test_a_stop_during_a_hold_off_is_heard_at_once() -> None:
     asyncio.run(main())
 
 
+def test_a_storm_is_held_off_by_a_daemon_of_many_descriptors(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """select(2) knows 1024 descriptors; a disk has five."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(2048, hard), hard))
+    eventfd = os.eventfd
+
+    def high(initial: int, flags: int) -> int:
+        low = eventfd(initial, flags)
+        try:
+            return fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, 1100)
+        finally:
+            os.close(low)
+
+    queue = FakeQueue()
+
+    def body(_: QueueThread) -> None:
+        for _ in range(SPURIOUS_ALLOWED + 4):
+            assert queue.served.wait(5)
+            queue.served.clear()
+            os.eventfd_write(queue.channels.fd, 1)
+
+    monkeypatch.setattr(os, "eventfd", high)
+    try:
+        assert run_queue(queue, body) == []
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_thread_that_cannot_be_started_is_stopped_already(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No more threads allowed: the device is refused, and can be closed."""
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def main() -> None:
+        descriptors = len(os.listdir("/proc/self/fd"))
+        thread = QueueThread(FakeQueue(), "t", lambda _: None)
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refuse)
+            with pytest.raises(RuntimeError, match="new thread"):
+                await thread.start()
+        await asyncio.wait_for(thread.stop(), 5)
+        # The queue's own port is still there.
+        assert len(os.listdir("/proc/self/fd")) == descriptors + 1
+
+    asyncio.run(main())
+
+
+def test_a_call_that_hangs_holds_up_no_other() -> None:
+    """More than any pool of threads has: each has a thread of its own."""
+    gate = threading.Event()
+
+    async def main() -> None:
+        hung = [asyncio.create_task(in_thread(lambda: gate.wait(30), "hung")) for _ in range(64)]
+        await asyncio.sleep(0)
+        assert await asyncio.wait_for(in_thread(lambda: 7, "quick"), 10) == 7
+        gate.set()
+        await asyncio.gather(*hung)
+
+    asyncio.run(main())
+
+
+def test_a_call_raises_what_it_raises() -> None:
+    def fail() -> None:
+        raise PeerError("no")
+
+    async def main() -> None:
+        with pytest.raises(PeerError, match="no"):
+            await in_thread(fail, "fails")
+
+    asyncio.run(main())
+
+
+def test_a_result_that_nobody_waits_for_any_more_is_given_back() -> None:
+    gate = threading.Event()
+    given_back: list[int] = []
+
+    def call() -> int:
+        gate.wait(30)
+        return 7
+
+    async def main() -> None:
+        task = asyncio.create_task(in_thread(call, "slow", given_back.append))
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        gate.set()
+        while not given_back:
+            await asyncio.sleep(0.005)
+
+    asyncio.run(main())
+    assert given_back == [7]
+
+
+HANGS = """
+import asyncio, threading
+from xenpy.runtime import in_thread
+
+async def main():
+    asyncio.create_task(in_thread(threading.Event().wait, "hung"))
+    await asyncio.sleep(0)
+
+asyncio.run(main())
+print("ended")
+"""
+
+
+def test_a_process_ends_although_a_call_hangs() -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", HANGS], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert (ran.stdout, ran.returncode) == ("ended\n", 0), ran.stderr
+
+
 class Viewed:
     def __init__(self) -> None:
         self.viewed = True
@@ -240,3 +360,45 @@ def test_an_unmap_under_a_view_is_deferred_counted_and_done_later() -> None:
     assert deferred.retry() == 0
     assert mapping.closed
     assert len(deferred) == 0
+
+
+def test_one_thread_at_a_time_closes() -> None:
+    """Two that unmapped the same pages could unmap what somebody mapped there in between."""
+    entered, gate = threading.Event(), threading.Event()
+
+    class Slow(Viewed):
+        def close(self) -> None:
+            super().close()
+            entered.set()
+            gate.wait(5)
+
+    deferred = Deferred()
+    mapping = Slow()
+    deferred.close(mapping, "t")
+    mapping.viewed = False
+    retrying = threading.Thread(target=deferred.retry)
+    retrying.start()
+    assert entered.wait(5)
+    other = threading.Thread(target=deferred.close, args=(Viewed(), "t"))
+    other.start()
+    other.join(0.1)
+    assert other.is_alive()
+    gate.set()
+    other.join()
+    retrying.join()
+    assert len(deferred) == 1
+
+
+def test_an_unmap_that_fails_for_good_ends_nothing_else() -> None:
+    class Broken(Viewed):
+        def close(self) -> None:
+            super().close()
+            raise XenError(errno.EINVAL, "gnttab_unmap")
+
+    deferred = Deferred()
+    broken, sound = Broken(), Viewed()
+    for mapping in (broken, sound):
+        deferred.close(mapping, "t")
+        mapping.viewed = False
+    assert deferred.retry() == 0
+    assert sound.closed
