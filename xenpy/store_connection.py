@@ -95,6 +95,11 @@ class StoreConnection:
         """Requests that were sent and not answered, those given up included."""
         return len(self._requests)
 
+    def check(self) -> None:
+        """Raises XenConnectionError if the connection is lost."""
+        if self._lost is not None:
+            raise self._lost_error("connect", {})
+
     async def request(
         self,
         op: Op,

@@ -278,9 +278,15 @@ class Store(Writer):
                 if error.errno != errno.EAGAIN or asyncio.get_running_loop().time() >= deadline:
                     raise
             await asyncio.sleep(_BACKOFF_FIRST)
-        connection = StoreConnection(transport, on_event=self._event, on_lost=self._lost)
+        try:
+            connection = StoreConnection(transport, on_event=self._event, on_lost=self._lost)
+        except BaseException:
+            transport.close()
+            raise
         try:
             await self._arm_all(connection)
+            # It may have broken since the last answer, and is nobody's yet to be mended.
+            connection.check()
         except BaseException:
             await connection.close()
             raise
@@ -323,7 +329,7 @@ class Store(Writer):
             try:
                 await self._connect(asyncio.get_running_loop().time() + self._timeout)
                 break
-            except XenError as error:
+            except OSError as error:
                 log.debug("cannot reconnect to xenstored: %s", error)
             await asyncio.sleep(random.uniform(pause / 2, pause))
             pause = min(_BACKOFF_LIMIT, pause * 2)

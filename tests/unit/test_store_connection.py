@@ -4,15 +4,17 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import struct
 from collections.abc import Awaitable, Callable
 
 import pytest
 
+from xenpy import xenstore
 from xenpy.errors import XenConnectionError, XenError, XenTimeoutError
 from xenpy.store_connection import MAX_IN_FLIGHT
-from xenpy.store_pyxs import Op
-from xenpy.testing.fake_xenstored import FakeXenstored
+from xenpy.store_pyxs import Connection, Op, connect
+from xenpy.testing.fake_xenstored import FakeXenstored, Request
 from xenpy.xenstore import Store
 
 PATIENCE = 20.0
@@ -164,6 +166,52 @@ async def test_an_answer_that_nobody_asked_for_is_ignored(
     fake.mangle = None
     assert await store.read("/tool/xenstored") == ""
     assert store.reconnects == 0
+
+
+@with_store(PATIENCE)
+async def test_a_connection_that_breaks_as_soon_as_its_watches_are_armed_is_left(
+    fake: FakeXenstored, store: Store
+) -> None:
+    """Nobody would ever notice: the daemon would be deaf for good."""
+    async with store.watch("/v"):
+
+        def cut(request: Request) -> None:
+            if request.op == Op.WATCH:
+                fake.on_request = None
+                # The answer is on its way when the connection ends.
+                asyncio.get_running_loop().call_soon(fake.cut)
+
+        fake.on_request = cut
+        fake.cut()
+        while fake.on_request is not None:
+            await asyncio.sleep(0.01)
+        while True:
+            try:
+                assert await store.read("/tool/xenstored") == ""
+                break
+            except XenConnectionError:
+                await asyncio.sleep(0.01)
+
+
+@with_store(PATIENCE)
+async def test_reconnecting_goes_on_without_descriptors(fake: FakeXenstored, store: Store) -> None:
+    """Whatever the kernel says, but for a while only."""
+    assert await store.read("/tool/xenstored") == ""
+    attempts = 0
+
+    def refuse(path: str) -> Connection:
+        nonlocal attempts
+        attempts += 1
+        if attempts < 3:
+            raise OSError(errno.EMFILE, "too many open files")
+        return connect(path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(xenstore, "connect", refuse)
+        fake.cut()
+        while store.reconnects == 0:
+            await asyncio.sleep(0.01)
+    assert await store.read("/tool/xenstored") == ""
 
 
 @with_store(PATIENCE)
