@@ -82,5 +82,8 @@ def _write_stats(service: Service, path: str) -> None:
         "deferred_unmaps": service.deferred_unmaps,
     }
     temporary = Path(f"{path}.{os.getpid()}")
-    temporary.write_text(json.dumps(figures, indent=1) + "\n")
-    temporary.replace(path)
+    try:
+        temporary.write_text(json.dumps(figures, indent=1) + "\n")
+        temporary.replace(path)
+    except OSError as error:
+        log.error("cannot write the counters: %s", error)
