@@ -8,6 +8,7 @@ for a frontend in this very domain.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from xenpy.backend import DeviceError, Keys
@@ -159,16 +160,15 @@ async def _remove(store: Store, ends: Endpoints, *, timeout: float) -> None:
     await store.wait(closed, timeout=timeout)
     for path in (ends.frontend, ends.backend):
         await store.rm(path)
-    parent = ends.backend.rsplit("/", 1)[0]
-    if await _is_empty(store, parent):
-        await store.rm(parent)
 
+    async def tidy(tx: Transaction) -> None:
+        # In a transaction: another device may be made there at this moment.
+        parent = ends.backend.rsplit("/", 1)[0]
+        with suppress(XenNotFoundError):
+            if not await tx.list(parent):
+                await tx.rm(parent)
 
-async def _is_empty(store: Store, path: str) -> bool:
-    try:
-        return not await store.list(path)
-    except XenNotFoundError:
-        return False
+    await store.transact(tidy)
 
 
 def endpoints(

@@ -15,7 +15,7 @@ from xenpy.backend import DeviceError
 from xenpy.errors import XenTimeoutError
 from xenpy.paths import parse_backend_path
 from xenpy.store_pyxs import Op
-from xenpy.testing.fake_xenstored import FakeXenstored
+from xenpy.testing.fake_xenstored import FakeXenstored, Request
 from xenpy.types import DOM0, DevId, DomId
 from xenpy.xenstore import Store
 
@@ -180,5 +180,26 @@ def test_a_refused_close_leaves_the_nodes() -> None:
             await detach(store, ENDS, timeout=0.2)
         assert await store.read(f"{ENDS.backend}/state") == "5"
         assert await store.read(f"{ENDS.backend}/online") == "0"
+
+    run(test)
+
+
+def test_a_device_made_while_the_last_one_goes_stays() -> None:
+    """Between the look at the directory of the guest's devices and its removal."""
+
+    async def test(fake: FakeXenstored, store: Store) -> None:
+        parent, _, _ = ENDS.backend.rpartition("/")
+
+        def make(request: Request) -> None:
+            if request.op == Op.RM and request.payload == f"{parent}\0".encode():
+                fake.on_request = None
+                fake.write(f"{parent}/4/state", "1")
+
+        fake.write(f"{ENDS.backend}/state", "1")
+        fake.on_request = make
+        await detach(store, ENDS)
+        assert fake.on_request is None
+        assert fake.get(f"{parent}/4/state") == "1"
+        assert fake.get(f"{ENDS.backend}/state") is None
 
     run(test)
