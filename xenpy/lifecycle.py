@@ -161,7 +161,7 @@ class DeviceLife:
             # What was seen before the pause says nothing any more.
             return None
         try:
-            await self._perform(step)
+            await self._perform(step, online=online)
         except NodesGoneError:
             raise
         except (PeerError, DeviceError, OSError) as error:
@@ -188,7 +188,7 @@ class DeviceLife:
         self._wake.set()
         return True
 
-    async def _perform(self, step: BackendStep) -> None:
+    async def _perform(self, step: BackendStep, *, online: bool) -> None:
         if step is BackendStep.PREPARE:
             await self._prepare()
         elif step is BackendStep.CONNECT:
@@ -196,7 +196,9 @@ class DeviceLife:
         elif step is BackendStep.FOLLOW_CLOSING:
             await self._switch(XenbusState.CLOSING)
         elif step is BackendStep.DISCONNECT:
-            await self._disconnect()
+            # For good, if it is not online: the toolstack may give the image to another guest
+            # as soon as it reads Closed.
+            await self._disconnect(close=not online)
             await self._switch(XenbusState.CLOSED)
         elif step is BackendStep.RESTART:
             await self._disconnect()
@@ -230,13 +232,19 @@ class DeviceLife:
             await self._nodes.remove(self.phase)
             raise NodesGoneError
 
-    async def _disconnect(self) -> None:
-        """Disconnect however long it takes; past the bound the device is draining.
+    async def _end_of_service(self, close: bool) -> None:
+        await self._device.disconnect()
+        if close:
+            await self._device.close()
+
+    async def _disconnect(self, *, close: bool = False) -> None:
+        """Disconnect, and close if so told, however long it takes; past the bound the device
+        is draining.
 
         The state stays at Closing meanwhile: Closed would promise that nothing of the
         guest is held.
         """
-        closing = asyncio.ensure_future(self._device.disconnect())
+        closing = asyncio.ensure_future(self._end_of_service(close))
         try:
             done, _ = await asyncio.wait([closing], timeout=DISCONNECT_BOUND)
             if not done:

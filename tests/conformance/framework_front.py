@@ -112,7 +112,6 @@ class Host:
         await asyncio.gather(self._task, return_exceptions=True)
 
     async def _close_stores(self) -> None:
-        await self._loop.shutdown_default_executor()
         for store in (self.store, self.tools):
             await store.__aexit__(None, None, None)
 

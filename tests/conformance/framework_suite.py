@@ -33,6 +33,7 @@ from conformance.framework_front import (
 from xenpy.backend import Keys
 from xenpy.drivers.block.back import BlockBackend
 from xenpy.drivers.block.queue import BlockQueue
+from xenpy.runtime import in_thread
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +104,7 @@ def test_a_frontend_that_starts_over_while_it_is_being_connected(
         keys = await connect(self, frontend)
         if not begun.is_set():
             begun.set()
-            await asyncio.to_thread(over.wait, PATIENCE)
+            await in_thread(lambda: over.wait(PATIENCE), "slow")
         return keys
 
     monkeypatch.setattr(BlockBackend, "connect", slow)

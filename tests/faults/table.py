@@ -476,10 +476,10 @@ LIFE_FAULTS: Final = (
     Fault(
         "life: closed before the disconnect",
         "xenpy/lifecycle.py",
-        "            await self._disconnect()\n"
+        "            await self._disconnect(close=not online)\n"
         "            await self._switch(XenbusState.CLOSED)\n",
         "            await self._switch(XenbusState.CLOSED)\n"
-        "            await self._disconnect()\n",
+        "            await self._disconnect(close=not online)\n",
         f"{LIFE}::test_closed_is_written_when_nothing_is_held_any_more",
         "io/xenbus.h, XenbusStateClosed: a promise that no page of the guest is mapped",
     ),

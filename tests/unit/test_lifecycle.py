@@ -171,6 +171,29 @@ def test_closed_is_written_when_nothing_is_held_any_more(
     on_bench(test)
 
 
+@pytest.mark.parametrize("online", ["0", "1"])
+def test_what_is_served_is_closed_before_a_last_closed_is_written(online: str) -> None:
+    """The toolstack may give the image to another guest as soon as it reads 6."""
+
+    async def test(bench: Bench) -> None:
+        at_closed: list[str] = []
+
+        def look(request: Request) -> None:
+            if request.op == Op.WRITE and request.payload == f"{BACK}/state\0".encode() + b"6":
+                at_closed.extend(bench.journal)
+
+        await bench.connect()
+        bench.fake.on_request = look
+        bench.fake.write(f"{BACK}/online", online)
+        bench.fake.write(f"{BACK}/state", "5")
+        bench.show(5)
+        bench.show(6)
+        await bench.until(lambda: bool(at_closed))
+        assert at_closed[-1] == ("close" if online == "0" else "disconnect")
+
+    on_bench(test)
+
+
 def test_a_frontend_that_flaps_is_slowed_down(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
