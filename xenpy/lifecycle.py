@@ -15,7 +15,7 @@ from typing import Final
 from xenpy.backend import Device, DeviceContext, DeviceError, Keys
 from xenpy.device_nodes import DeviceNodes, NodesGoneError, NodesRemadeError, StartedOverError
 from xenpy.devlog import TokenBucket
-from xenpy.errors import PeerError
+from xenpy.errors import PeerError, XenTimeoutError
 from xenpy.types import XenbusState
 from xenpy.xenbus import BackendStep, backend_step
 from xenpy.xenstore import Store
@@ -106,9 +106,13 @@ class DeviceLife:
     async def _watch_frontend(self) -> None:
         # One coalescing watch on `state` alone: a guest that writes 10^5 keys costs one
         # event at most (XSA-349), and its other keys are read at connect only.
-        async with self._store.watch(f"{self._context.frontend_path}/state") as watch:
-            async for _ in watch:
-                self._wake.set()
+        while True:
+            try:
+                async with self._store.watch(f"{self._context.frontend_path}/state") as watch:
+                    async for _ in watch:
+                        self._wake.set()
+            except XenTimeoutError as error:
+                self._log.warning("XenStore does not answer, trying again: %s", error)
 
     async def _live(self) -> Outcome:
         try:

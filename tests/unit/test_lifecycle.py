@@ -125,10 +125,12 @@ class Bench:
         self.show(4)
 
 
-def on_bench(test: Callable[[Bench], Awaitable[None]]) -> None:
+def on_bench(test: Callable[[Bench], Awaitable[None]], timeout: float = 5.0) -> None:
+    """Run `test`; each request to xenstored may take `timeout` seconds."""
+
     async def main() -> None:
         xen = FakeXen()
-        async with FakeXenstored() as fake, Store.open(fake.path) as store:
+        async with FakeXenstored() as fake, Store.open(fake.path, timeout) as store:
             fake.introduce(GUEST)
             service = Service(
                 store, "vtest", lambda context: Recorder(context, bench.journal, bench.gate),
@@ -441,6 +443,30 @@ def test_a_connection_lost_while_a_device_is_taken_up_is_no_end() -> None:
         await bench.connect()
 
     on_bench(test)
+
+
+def test_a_xenstored_that_is_slow_to_arm_a_watch_ends_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """X7: a stopped xenstored that goes on is as good as one that never stopped."""
+
+    async def test(bench: Bench) -> None:
+        def stop(request: Request) -> None:
+            if request.op == Op.WATCH and request.payload.startswith(FRONT.encode()):
+                bench.fake.on_request = None
+                bench.fake.hold()
+                bench.fake.mangle = lambda _: b""
+
+        bench.fake.on_request = stop
+        bench.make()
+        await bench.until(lambda: "again" in caplog.text)
+        bench.fake.mangle = None
+        bench.fake.release()
+        await bench.reach("2")
+        bench.show(3)
+        await bench.reach("4")
+
+    on_bench(test, timeout=0.2)
 
 
 def test_a_directory_that_is_no_device_costs_no_other() -> None:
