@@ -189,6 +189,9 @@ class Service:
             await asyncio.sleep(RETRY_DEFERRED)
             if len(self._deferred):
                 self._deferred.retry()
+            if self.draining:
+                # One may have been made anew before it was known that the old one drains.
+                self._changed.set()
 
     async def _rescan(self) -> None:
         try:

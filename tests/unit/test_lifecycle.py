@@ -292,6 +292,24 @@ def test_a_failure_of_a_connection_that_is_over_says_nothing_about_the_next() ->
     on_bench(test)
 
 
+def test_a_device_made_anew_at_once_is_taken_up_when_the_old_one_drains(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No event tells of it: the old one seemed to close as any other when the new one came."""
+    monkeypatch.setattr(lifecycle, "DISCONNECT_BOUND", 0.2)
+    monkeypatch.setattr("xenpy.service.RETRY_DEFERRED", 0.05)
+
+    async def test(bench: Bench) -> None:
+        await bench.connect()
+        bench.gate.clear()
+        bench.fake.rm(BACK)
+        bench.make()
+        await bench.until(lambda: bench.journal.count("prepare") == 2)
+        assert "disconnect" not in bench.journal
+
+    on_bench(test)
+
+
 def test_a_device_made_anew_while_the_old_one_connects_is_not_taken_for_it() -> None:
     """X8: Connected, and the old one's keys, would be a lie about the new one."""
 
