@@ -3,7 +3,7 @@
 
 docs/misc/xenstore.txt, "Transactions".  xenstored answers the end of a transaction with
 EAGAIN if anything that it touched was changed by somebody else meanwhile; a guest that
-changes its keys all the time can see to that (XSA-38 and its successors).
+changes its keys all the time can see to that (XSA-206).
 """
 
 from __future__ import annotations
