@@ -204,5 +204,8 @@ ABI_X86_64: Final = Abi("x86_64-abi", CAbi.X86_64)
 ABI_NATIVE: Final = ABI_X86_32 if CAbi.native() is CAbi.X86_32 else ABI_X86_64
 """What a frontend that names no protocol speaks: the backend's own ABI."""
 
-ABIS: Final = {abi.name: abi for abi in (ABI_X86_32, ABI_X86_64)} | {"native": ABI_NATIVE}
+ABI_ARM: Final = Abi("arm-abi", CAbi.X86_64)
+"""Both ARMs'; it is what their Linux writes."""
+
+ABIS: Final = {abi.name: abi for abi in (ABI_X86_32, ABI_X86_64, ABI_ARM)} | {"native": ABI_NATIVE}
 """By `protocol` string (io/protocols.h)."""

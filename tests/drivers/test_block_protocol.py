@@ -192,6 +192,14 @@ def test_keys_of_a_stock_linux_frontend() -> None:
     assert keys == FrontendKeys((8,), 17, ABI_X86_64, persistent=True)  # type: ignore[arg-type]
 
 
+def test_keys_of_a_stock_linux_frontend_on_arm() -> None:
+    """io/protocols.h: there XEN_IO_PROTO_ABI_NATIVE is "arm-abi", of one layout with x86_64."""
+    abi = FrontendKeys.parse({**GOOD, "protocol": "arm-abi"}).abi
+    assert abi.layout == ABI_X86_64.layout
+    assert abi.segment.offsets == ABI_X86_64.segment.offsets
+    assert abi.reply.offsets == ABI_X86_64.reply.offsets
+
+
 def test_keys_of_a_minimal_frontend() -> None:
     keys = FrontendKeys.parse({"ring-ref": "0", "event-channel": "4294967295"})
     assert keys == FrontendKeys((0,), 2**32 - 1, ABI_NATIVE, persistent=False)  # type: ignore[arg-type]
