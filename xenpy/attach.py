@@ -149,7 +149,8 @@ async def _remove(store: Store, ends: Endpoints, *, timeout: float) -> None:
             await tx.rm(ends.backend)
         elif state is not None:
             await tx.write(f"{ends.backend}/online", 0)
-            await tx.write(f"{ends.backend}/state", int(XenbusState.CLOSING))
+            if parse_state(state) is not XenbusState.CLOSED:
+                await tx.write(f"{ends.backend}/state", int(XenbusState.CLOSING))
 
     async def closed(reader: Reader) -> None:
         state = await reader.get(f"{ends.backend}/state")

@@ -203,3 +203,14 @@ def test_a_device_made_while_the_last_one_goes_stays() -> None:
         assert fake.get(f"{ENDS.backend}/state") is None
 
     run(test)
+
+
+def test_a_device_that_is_closed_is_not_asked_again() -> None:
+    """Nobody may be there to answer, and libxl does not ask either."""
+
+    async def test(fake: FakeXenstored, store: Store) -> None:
+        fake.write(f"{ENDS.backend}/state", "6")
+        await detach(store, ENDS, timeout=1.0)
+        assert fake.get(f"{ENDS.backend}/state") is None
+
+    run(test)
