@@ -484,6 +484,14 @@ LIFE_FAULTS: Final = (
         "io/xenbus.h, XenbusStateClosed: a promise that no page of the guest is mapped",
     ),
     Fault(
+        "life: Closed before the image is closed",
+        "xenpy/lifecycle.py",
+        "        if close:\n",
+        "        if False:\n",
+        f"{LIFE}::test_what_is_served_is_closed_before_a_last_closed_is_written[0]",
+        "the toolstack gives the image to the next guest as soon as it reads 6",
+    ),
+    Fault(
         "life: flapping not slowed down",
         "xenpy/lifecycle.py",
         "        if await self._held_back(step):\n",
@@ -516,6 +524,31 @@ LIFE_FAULTS: Final = (
         "a `state` after the toolstack's rm: a device that nobody made",
     ),
     Fault(
+        "life: state written into a device made anew",
+        NODES,
+        "        if phase is not XenbusState.INITIALISING:\n            raise NodesRemadeError\n",
+        "",
+        f"{LIFE}::test_a_device_made_anew_while_the_old_one_connects_is_not_taken_for_it",
+        "Connected, and the sectors of another image, for a device that nobody serves",
+    ),
+    Fault(
+        "life: Connected for rings that the frontend no longer has",
+        NODES,
+        "            now = await tx.read_tree(self._front",
+        "            now = await self._store.read_tree(self._front",
+        f"{LIFE}::test_a_frontend_that_starts_over_while_connected_is_written_is_connected_anew",
+        "the look and the write are one transaction: between two the frontend may start over",
+    ),
+    Fault(
+        "life: held for ever after a write that was refused",
+        "xenpy/lifecycle.py",
+        "            # xenstored refuses what a life needs: a quota, a right.\n"
+        "            await self._let_go()\n",
+        "",
+        f"{LIFE}::test_a_device_that_xenstored_refuses_to_serve_is_let_go[no quota]",
+        "an image locked and a guest's pages mapped by a device that is given up",
+    ),
+    Fault(
         "life: a state with spaces",
         "xenpy/xenbus.py",
         '    if text is not None and len(text) == 1 and "0" <= text <= "8":\n',
@@ -542,6 +575,15 @@ LIFE_FAULTS: Final = (
 )
 
 STORE_FAULTS: Final = (
+    Fault(
+        "store: a connection that broke at once is kept",
+        "xenpy/xenstore.py",
+        "            connection.check()\n",
+        "",
+        "tests/unit/test_store_connection.py"
+        "::test_a_connection_that_breaks_as_soon_as_its_watches_are_armed_is_left",
+        "every request fails and no event comes any more: the daemon is deaf for good",
+    ),
     Fault(
         "store: conflict not tried again",
         "xenpy/store_transaction.py",
