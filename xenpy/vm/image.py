@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,12 +23,12 @@ from xenpy.vm.cache import Cache, digest
 from xenpy.vm.releases import Release
 from xenpy.vm.ssh import Keys
 
-__all__ = ["Image", "base_key", "ensure", "image_key"]
+__all__ = ["Image", "base_key", "ensure", "image_key", "locked_tree"]
 
 PACKAGES = (
     # the machine
     "linux-image-amd64", "xenstore-utils", "openssh-server", "busybox-static", "dropbear-bin",
-    "e2fsprogs", "iproute2", "kmod", "procps", "util-linux", "mount",
+    "e2fsprogs", "iproute2", "kmod", "procps", "util-linux", "mount", "sudo",
     # what tests and drivers are run with
     "python3", "python3-cffi", "python3-pyxs", "python3-pytest", "python3-pytest-timeout",
     "python3-hypothesis", "fio", "strace",
@@ -134,7 +136,8 @@ def image_key(release: Release, keys: Keys) -> str:
     """Changes when anything in the image would."""
     data = [
         part
-        for path in sorted(DATA.rglob("*"))
+        for directory in ("dom0", "guest")
+        for path in sorted((DATA / directory).rglob("*"))
         if path.is_file()
         for part in (os.fspath(path.relative_to(DATA)).encode(), path.read_bytes())
     ]
@@ -146,19 +149,31 @@ def image_key(release: Release, keys: Keys) -> str:
 def ensure(cache: Cache, release: Release) -> Image:
     """The image of `release`, built if there is none for the present recipe."""
     keys = Keys.ensure(cache)
-    base = cache.root / "base" / f"{release.name}-{base_key(release)}"
+    base = _base(cache, release)
     final = cache.root / "images" / f"{release.name}-{image_key(release, keys)}"
     image = Image(release, final.name, final, base / "tree")
     if final.is_dir() and base.is_dir():
         return image
-    with cache.locked(f"image-{release.name}", f"building the image of {release.name}"):
-        if not base.is_dir():
-            _build_base(cache, release, base)
+    with locked_tree(cache, release):
         if not final.is_dir():
             _build_image(cache, release, base, final, keys)
         cache.sweep(base.parent, _youngest(base.parent, release), limit=2)
         cache.sweep(final.parent, _youngest(final.parent, release), limit=2)
     return image
+
+
+@contextmanager
+def locked_tree(cache: Cache, release: Release) -> Generator[Path, None, None]:
+    """The unpacked tree of `release`, built if there is none; nobody changes it meanwhile."""
+    base = _base(cache, release)
+    with cache.locked(f"image-{release.name}", f"building the image of {release.name}"):
+        if not base.is_dir():
+            _build_base(cache, release, base)
+        yield base / "tree"
+
+
+def _base(cache: Cache, release: Release) -> Path:
+    return cache.root / "base" / f"{release.name}-{base_key(release)}"
 
 
 def _youngest(directory: Path, release: Release) -> list[Path]:

@@ -20,7 +20,7 @@ from xenpy.vm.image import DATA, DOM0_MODULES, GUEST_MODULES, ROOT_SIZE_MIB
 from xenpy.vm.initramfs import Archive, extract_vmlinux, module_order, read_module
 from xenpy.vm.releases import Release, release
 
-__all__ = ["main"]
+__all__ = ["Tree", "main"]
 
 GUEST_PROGRAMS = ["/usr/sbin/dropbear", "/usr/sbin/mke2fs", "/usr/sbin/e2fsck"]
 LOADER = "/lib64/ld-linux-x86-64.so.2"
@@ -42,6 +42,11 @@ class Tree:
         """The kernel's module directory."""
         return self.root / "lib/modules" / self.kernel_version
 
+    @property
+    def vmlinuz(self) -> Path:
+        """The kernel, as Debian packs it."""
+        return self.root / "boot" / f"vmlinuz-{self.kernel_version}"
+
     def put(self, path: str, data: bytes | str, mode: int = 0o644) -> None:
         """Write one file."""
         target = self.root / path.lstrip("/")
@@ -57,15 +62,29 @@ class Tree:
         )
         return done.stdout
 
+    def busybox(self, path: str) -> None:
+        """Make the program `path` the applet of busybox that is called so."""
+        link = self.root / path.lstrip("/")
+        link.parent.mkdir(exist_ok=True)
+        link.unlink(missing_ok=True)
+        link.symlink_to("/bin/busybox")
+
+    def prepare(self, keys: Path) -> None:
+        """Make the tree dom0's root file system, with what its guests boot from."""
+        self.install_dom0(keys)
+        (self.root / "root/guests").mkdir(parents=True, exist_ok=True)
+        self.put("/root/guests/vmlinux", extract_vmlinux(self.vmlinuz))
+        self.put("/root/guests/initramfs", self.guest_initramfs(keys))
+        self.put("/root/guests/initramfs-fio", self.guest_initramfs(keys, ["/usr/bin/fio"]))
+
     def install_dom0(self, keys: Path) -> None:
         """Put in dom0's own files: init, ssh, guests' helpers."""
         data = DATA / "dom0"
-        for name in ("init", "setup", "heartbeat"):
+        for name in ("init", "setup", "heartbeat", "udhcpc"):
             self.put(f"/usr/lib/xenvm/{name}", (data / name).read_bytes(), 0o755)
-        busybox = self.root / "usr/lib/xenvm/bin/init"
-        busybox.parent.mkdir(exist_ok=True)
-        busybox.unlink(missing_ok=True)
-        busybox.symlink_to("/bin/busybox")
+        self.busybox("/usr/lib/xenvm/bin/init")
+        for name in ("poweroff", "reboot", "halt"):
+            self.busybox(f"/usr/sbin/{name}")
         self.put("/etc/inittab", (data / "inittab").read_bytes())
         self.put("/etc/modprobe.d/xenvm.conf", (data / "modprobe.conf").read_bytes())
         self.put("/etc/xenvm/xen-version", self.release.xen + "\n")
@@ -167,18 +186,11 @@ def main(argv: Sequence[str]) -> None:
     """Make the image; the arguments are in the module's docstring."""
     name, tree_path, output, keys = argv[0], Path(argv[1]), Path(argv[2]), Path(argv[3])
     tree = Tree(tree_path, release(name))
-    boot = tree.root / "boot"
-    vmlinuz = boot / f"vmlinuz-{tree.kernel_version}"
+    tree.prepare(keys)
 
-    tree.install_dom0(keys)
-    guests = tree.root / "root/guests"
-    guests.mkdir(parents=True, exist_ok=True)
-    tree.put("/root/guests/vmlinux", extract_vmlinux(vmlinuz))
-    tree.put("/root/guests/initramfs", tree.guest_initramfs(keys))
-    tree.put("/root/guests/initramfs-fio", tree.guest_initramfs(keys, ["/usr/bin/fio"]))
-
-    (output / "xen").write_bytes(gzip.decompress((boot / tree.release.hypervisor).read_bytes()))
-    shutil.copyfile(vmlinuz, output / "vmlinuz")
+    hypervisor = tree.root / "boot" / tree.release.hypervisor
+    (output / "xen").write_bytes(gzip.decompress(hypervisor.read_bytes()))
+    shutil.copyfile(tree.vmlinuz, output / "vmlinuz")
     (output / "initrd.img").write_bytes(tree.dom0_initramfs())
 
     image = output / "root.img"
