@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from xenpy.vm import lanes, progress, verbs
+from xenpy.vm import box, lanes, progress, verbs
 from xenpy.vm.cache import Cache
 from xenpy.vm.context import Context
 from xenpy.vm.errors import HARNESS, INTERRUPTED, USAGE, UsageError, VmError
@@ -123,16 +123,24 @@ def parser() -> argparse.ArgumentParser:
     sub = verb("bench", "count instructions of a command", verbs.bench, named=False)
     sub.add_argument("--rounds", type=_positive, default=3, metavar="N", help="runs (3)")
     sub.add_argument("--json", action="store_true", help="an object instead of a table")
+
+    sub = verb("box", "make a Vagrant box", box.box, machine=False, named=False)
+    _add_release(sub.add_argument)
+    sub.add_argument("--output", type=Path, metavar="FILE", help="(xenvm-RELEASE.box)")
     return top
 
 
-def _add_machine_options(sub: argparse.ArgumentParser) -> None:
-    machine = sub.add_argument_group("the machine")
-    machine.add_argument(
+def _add_release(add: Callable[..., argparse.Action]) -> None:
+    add(
         "--release", choices=list(RELEASES),
         help=f"Debian's: {', '.join(f'{row.name} = Xen {row.xen}' for row in RELEASES.values())} "
         f"({DEFAULT})",
     )  # fmt: skip
+
+
+def _add_machine_options(sub: argparse.ArgumentParser) -> None:
+    machine = sub.add_argument_group("the machine")
+    _add_release(machine.add_argument)
     machine.add_argument("--fresh", action="store_true", help="pristine, even if `up` has one")
     machine.add_argument("--cold", action="store_true", help="boot, do not use the snapshot")
     machine.add_argument("--icount", action="store_true", help="a clock that counts instructions")
@@ -160,10 +168,10 @@ def _positive(text: str) -> int:
 
 def _context(arguments: argparse.Namespace) -> Context:
     context = Context(cache=Cache(), name=getattr(arguments, "name", DEFAULT_NAME))
+    context.release_name = getattr(arguments, "release", None)
     if hasattr(arguments, "icount"):
         machine = Machine(store=arguments.store, memory=arguments.memory)
         context.machine = machine.with_icount() if arguments.icount else machine
-        context.release_name = arguments.release
         context.patience = arguments.watchdog
         context.save_console = arguments.save_console
         context.cold = arguments.cold

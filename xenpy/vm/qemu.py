@@ -43,6 +43,7 @@ class Machine:
         icount: count instructions instead of time, for measuring.
         store: the daemon that serves XenStore, "xenstored" or "oxenstored".
         memory: MiB in all; dom0 gets `dom0_memory` of them.
+        root: the block device of dom0's root file system.
     """
 
     accelerator: str = "tcg"
@@ -51,6 +52,7 @@ class Machine:
     memory: int = 4096
     dom0_memory: int = 1536
     cpus: int = 2
+    root: str = "/dev/vda"
     xen_arguments: tuple[str, ...] = ()
     kernel_arguments: tuple[str, ...] = ()
 
@@ -88,7 +90,7 @@ class Machine:
     def kernel_command_line(self) -> str:
         """dom0's kernel arguments."""
         return " ".join(
-            ["root=/dev/vda", "console=hvc0", "panic=1", "mitigations=off", "nokaslr", "quiet",
+            [f"root={self.root}", "console=hvc0", "panic=1", "mitigations=off", "nokaslr", "quiet",
              "loglevel=4", f"xenvm.store={self.store}", *self.kernel_arguments]
         )  # fmt: skip
 

@@ -33,11 +33,17 @@ class Keys:
             with cache.locked("keys", "making ssh keys"):
                 if not directory.is_dir():
                     with cache.building(directory) as work:
-                        work.chmod(0o700)
-                        for name in ("host_key", "client_key", "guest_key"):
-                            _generate(work / name)
-                        public = (work / "host_key.pub").read_text()
-                        (work / "known_hosts").write_text(f"{HOST_ALIAS} {public}")
+                        cls.make(work)
+        return cls(directory)
+
+    @classmethod
+    def make(cls, directory: Path) -> Keys:
+        """New keys in `directory`, which is there and empty."""
+        directory.chmod(0o700)
+        for name in ("host_key", "client_key", "guest_key"):
+            _generate(directory / name)
+        public = (directory / "host_key.pub").read_text()
+        (directory / "known_hosts").write_text(f"{HOST_ALIAS} {public}")
         return cls(directory)
 
     @property
