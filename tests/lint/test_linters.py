@@ -15,8 +15,8 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.mark.parametrize(
     "command",
     [
-        ["ruff", "check", "xenpy", "drivers", "tests", "docs", "vagrant"],
-        ["ruff", "format", "--check", "xenpy", "drivers", "tests", "docs"],
+        ["ruff", "check", "xenpy", "drivers", "tests", "docs", "vagrant", "setup.py"],
+        ["ruff", "format", "--check", "xenpy", "drivers", "tests", "docs", "setup.py"],
         ["mypy"],
         ["pyright", "--pythonpath", sys.executable],
     ],
@@ -31,7 +31,7 @@ def test_clean(command: list[str]) -> None:
 
 def sources() -> list[Path]:
     kinds = {".py", ".c", ".h", ".sh"}
-    return [
+    return [ROOT / "setup.py"] + [
         path
         for top in ("xenpy", "drivers", "tests", "docs", "vagrant")
         for path in sorted((ROOT / top).rglob("*"))

@@ -2,7 +2,7 @@
 """Builds the two CFFI extensions; never imports them.
 
 `python3 -m xenpy._ffi.build [OUTDIR]` compiles into OUTDIR/xenpy/_ffi, by default into the
-source tree.  setup.py names `stable` and `xenctrl` below.  `_stable` is needed; `_xenctrl`
+source tree; setup.py hands the same functions to setuptools.  `_stable` is needed; `_xenctrl`
 links libxenctrl, whose ABI changes with every Xen release, and may fail to build.
 
 Environment:
@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-from cffi import FFI, VerificationError
+from cffi import FFI
 
-__all__ = ["main", "stable", "xenctrl"]
+__all__ = ["EXTENSIONS", "main", "stable", "xenctrl"]
 
-# setup.py runs this file by its path, without an importable package around it.
-_HERE = Path(__file__).resolve().parent if "__file__" in globals() else Path("xenpy/_ffi").resolve()
+_HERE = Path(__file__).resolve().parent
 _STABLE_LIBRARIES = ["xengnttab", "xenevtchn"]
 
 
@@ -39,6 +39,7 @@ def stable() -> FFI:
         "xenpy._ffi._stable",
         (_HERE / "shim.c").read_text(),
         include_dirs=[str(_HERE)],
+        depends=[str(_HERE / "ring_core.h"), str(_HERE / "quiet.h")],
         libraries=_STABLE_LIBRARIES,
         extra_compile_args=_arguments(),
     )
@@ -55,19 +56,34 @@ def xenctrl() -> FFI:
         # -iquote, not -I: a cdef file here has the name of Xen's own <xenctrl.h>.
         libraries=["xenctrl"],
         extra_compile_args=[f"-iquote{_HERE}", *_arguments()],
+        depends=[str(_HERE / "quiet.h")],
+        optional=True,
     )
     return ffi
 
 
+EXTENSIONS: tuple[Callable[[], FFI], ...] = (stable, xenctrl)
+"""Each builds the extension that has its name after an underscore."""
+
+
 def main(arguments: list[str]) -> int:
-    """Compile both into the directory given.  Returns the exit status."""
-    target = Path(arguments[0]) if arguments else _HERE.parent.parent
-    (target / "xenpy" / "_ffi").mkdir(parents=True, exist_ok=True)
-    print(stable().compile(tmpdir=str(target)))
-    try:
-        print(xenctrl().compile(tmpdir=str(target)))
-    except VerificationError as error:
-        print(f"xenpy._ffi._xenctrl is left out: {error}", file=sys.stderr)
+    """Compile all of them into the directory given.  Returns the exit status.
+
+    Raises cffi's VerificationError if one that is needed does not compile.
+    """
+    top = Path(arguments[0]) if arguments else _HERE.parent.parent
+    directory = top / "xenpy" / "_ffi"
+    directory.mkdir(parents=True, exist_ok=True)
+    for extension in EXTENSIONS:
+        name = f"_{extension.__name__}"
+        for old in directory.glob(f"{name}.*.so"):
+            old.unlink()
+        # As setuptools names it: of two names, one would hide what is built later.
+        built = extension().compile(tmpdir=str(top), target=f"{name}.abi3.so")
+        if Path(built).exists():
+            print(built)
+        else:
+            print(f"xenpy._ffi.{name} does not compile and is left out", file=sys.stderr)
     return 0
 
 
