@@ -195,7 +195,6 @@ def test_disks_come_and_go_while_the_guest_runs(
         # The image of a running guest is refused to a second disk, and xl says who has it.
         with pytest.raises(disk.CommandError, match="in use by another disk of this daemon"):
             disk.attach(name, image, "xvdc")
-        assert len(daemon.devices()) == 1
 
 
 def test_a_second_daemon_is_refused(daemon: DaemonProcess, tmp_path: Path) -> None:

@@ -64,6 +64,8 @@ class Daemon:
         tree: the nodes, to look at and to change behind the back of all watches.
         requests: the last requests.
         on_request: called with each request before it is carried out.
+        peers: who is served.
+        connections: those, and who is accepted or let go of just now.
         mangle: rewrites each message that is sent (a hostile or broken daemon).
     """
 
@@ -76,6 +78,7 @@ class Daemon:
         self.held = False
         self.introduced: set[DomId] = {DOM0}
         self.peers: set[Peer] = set()
+        self.connections: set[Peer] = set()
         self.transaction_ids: Iterator[int] = itertools.count(1)
         self.special_perms = Permissions([Permission(DOM0)])
         self._faults: list[_Fault] = []
@@ -118,7 +121,9 @@ class Peer(asyncio.Protocol):
         self._waiting: deque[Request] = deque()
         self._transactions: dict[int, Snapshot] = {}
         self._transport: asyncio.Transport | None = None
+        self._dropped = False
         self.watches: list[_Watch] = []
+        fake.connections.add(self)
 
     # asyncio.Protocol
 
@@ -126,10 +131,13 @@ class Peer(asyncio.Protocol):
         if isinstance(transport, asyncio.Transport):
             self._transport = transport
             self._fake.peers.add(self)
+            if self._dropped:
+                self.drop()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         self._fake.peers.discard(self)
+        self._fake.connections.discard(self)
 
     def data_received(self, data: bytes) -> None:
         self._received += data
@@ -156,6 +164,7 @@ class Peer(asyncio.Protocol):
     # Answers and events
 
     def drop(self) -> None:
+        self._dropped = True
         if self._transport is not None:
             self._transport.abort()
         self._transport = None

@@ -68,12 +68,20 @@ class FakeXenstored(Daemon):
 
     async def stop(self) -> None:
         """Go down: connections break, watches and transactions are lost, nodes stay."""
-        for domid, server in self._servers.items():
-            if server is not None:
-                server.close()
-                self._servers[domid] = None
-        self.cut()
+        loop = asyncio.get_running_loop()
+        servers = [server for server in self._servers.values() if server is not None]
+        self._servers = dict.fromkeys(self._servers)
+        # First accept no more: asyncio makes a transport of what it has accepted one turn
+        # later, and fails half-way, leaking the socket, when the server is closed by then.
+        for server in servers:
+            for sock in server.sockets:
+                loop.remove_reader(sock.fileno())
         await asyncio.sleep(0)
+        for server in servers:
+            server.close()
+        while self.connections:
+            self.cut()
+            await asyncio.sleep(0)
 
     async def listen(self, domid: DomId) -> str:
         """A further socket: who connects to it is that domain, not privileged."""
@@ -87,7 +95,7 @@ class FakeXenstored(Daemon):
 
     def cut(self) -> None:
         """Break every connection, with whatever is in flight."""
-        for peer in list(self.peers):
+        for peer in list(self.connections):
             peer.drop()
 
     def hold(self) -> None:
