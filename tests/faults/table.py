@@ -516,6 +516,23 @@ LIFE_FAULTS: Final = (
         "XSA-175: keys that another guest can write",
     ),
     Fault(
+        "life: rings of before connected",
+        NODES,
+        "                raise StartedOverError\n",
+        "                pass\n",
+        "tests/unit/test_framework.py"
+        "::test_a_frontend_that_starts_over_while_it_is_being_connected",
+        "the backend says Connected and serves a ring that nobody uses any more",
+    ),
+    Fault(
+        "store: busy daemon taken for a dead one",
+        "xenpy/store_connection.py",
+        "        if not overtaken and until > self._loop.time():\n",
+        "        if False:\n",
+        "tests/unit/test_store_connection.py::test_a_slow_xenstored_is_none",
+        "a thousand requests through /dev/xen/xenbus, one at a time, run into the time-out",
+    ),
+    Fault(
         "life: removed device written back",
         NODES,
         "        if state is None:\n            raise NodesGoneError\n",
