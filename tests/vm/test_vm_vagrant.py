@@ -19,8 +19,11 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, Xenvm, is_alive, wait_until
 
+from fences import Command, agrees, commands, fences
 from xenpy.vm import host
 from xenpy.vm.box import VAGRANT_PACKAGES
+
+PAGE = Path("docs/howto/vagrant.md")
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(3600)]
 
@@ -69,27 +72,29 @@ class Lab:
     directory: Path
     init: int
 
-    def run(self, *words: str, timeout: float = 1800) -> subprocess.CompletedProcess[str]:
-        """Run a command in there, in the directory of the Vagrantfile."""
+    def run(
+        self, *words: str, directory: Path = ROOT / "vagrant", timeout: float = 1800
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command in there."""
         environment = {
             "PATH": os.environ["PATH"],
             "LANG": "C.UTF-8",
             "HOME": str(self.directory / "home"),
             "TMPDIR": str(self.directory / "tmp"),
             "VAGRANT_HOME": str(self.directory / "home/vagrant.d"),
+            "VAGRANT_DOTFILE_PATH": str(self.directory / "project"),
             "VAGRANT_CHECKPOINT_DISABLE": "1",
             "VAGRANT_BOX_UPDATE_CHECK_DISABLE": "1",
         }
         enter = ["nsenter", "--target", str(self.init), "--net", "--mount", "--pid"]
-        project = f"--wdns={self.directory / 'project'}"
         return subprocess.run(
-            [*enter, project, "--", *words], env=environment, timeout=timeout, check=False,
-            stdin=subprocess.DEVNULL, capture_output=True, text=True,
+            [*enter, f"--wdns={directory}", "--", *words], env=environment, timeout=timeout,
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
         )  # fmt: skip
 
-    def output(self, *words: str) -> str:
+    def output(self, *words: str, directory: Path = ROOT / "vagrant") -> str:
         """What it prints; it must succeed."""
-        done = self.run(*words)
+        done = self.run(*words, directory=directory)
         assert done.returncode == 0, f"{words}\n{done.stdout}\n{done.stderr}"
         return done.stdout
 
@@ -145,56 +150,77 @@ def lab(tmp_path: Path) -> Generator[Lab]:
     assert os.geteuid() == 0, "this test needs root: it makes namespaces, and runs libvirtd in them"
     host.ensure_packages([*host.VM_PACKAGES, *VAGRANT_PACKAGES])
     with private_libvirt(tmp_path) as made:
-        shutil.copy(ROOT / "vagrant/Vagrantfile", tmp_path / "project")
         yield made
     # pytest keeps the directories of the last runs: the logs will do, not the disks.
     for name in ("home", "tmp", "var/lib"):
         shutil.rmtree(tmp_path / name)
 
 
-def test_up_ssh_halt_destroy(xenvm: Xenvm, lab: Lab) -> None:
-    box = lab.directory / "xenvm.box"
-    done = xenvm.run("box", "--output", str(box), timeout=1800)
-    assert done.returncode == 0, done.stderr.decode()
-    assert done.stdout.decode().startswith(f"{box}: Xen 4.20 (trixie), ")
+def type_in(command: Command, xenvm: Xenvm, lab: Lab, directory: Path) -> str:
+    """Run a command of the page; what it prints."""
+    words = shlex.split(command.text)
+    if words[0] != "vagrant/xenvm":
+        return lab.output("sh", "-c", command.text, directory=directory)
+    done = subprocess.run(
+        xenvm.command(*words[1:]), cwd=directory, stdin=subprocess.DEVNULL,
+        capture_output=True, text=True, timeout=1800, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
-    lab.output("vagrant", "box", "add", "--name", "xenvm", str(box))
-    box.unlink()
-    lab.output("vagrant", "up", "--provider=libvirt")
+
+def test_what_the_page_says(xenvm: Xenvm, lab: Lab) -> None:
+    """docs/howto/vagrant.md, typed in, and a closer look after some of its commands."""
+    looks = {
+        "vagrant up": a_real_machine_with_a_key_of_its_own,
+        "vagrant ssh -c 'sudo xl list'": a_real_xen,
+        "vagrant ssh -c 'cd xenpy": the_checkout_works,
+        "vagrant halt": it_switched_itself_off,
+    }
+    directory = ROOT
+    for block in fences(PAGE):
+        for command in commands(block) if block.language == "console" else ():
+            if command.text.startswith("sudo apt-get"):
+                continue  # the fixture has seen to that
+            if command.text.startswith("cd "):
+                directory /= command.text.removeprefix("cd ")
+                continue
+            said = type_in(command, xenvm, lab, directory)
+            assert agrees(command.shown, said), f"{command}\n{said}"
+            for start, look in list(looks.items()):
+                if command.text.startswith(start):
+                    look(lab)
+                    del looks[start]
+    assert not looks
+    (ROOT / "xenvm.box").unlink()
+    assert lab.output("virsh", "list", "--all", "--name").split() == []
+
+
+def a_real_machine_with_a_key_of_its_own(lab: Lab) -> None:
     (name,) = lab.output("virsh", "list", "--name").split()
     assert "<domain type='qemu'" in lab.output("virsh", "dumpxml", name)
-
-    domains = lab.output("vagrant", "ssh", "-c", "sudo xl list")
-    assert domains.splitlines()[1].startswith("Domain-0 "), domains
-    fields = (
-        line.partition(":")
-        for line in lab.output("vagrant", "ssh", "-c", "sudo xl info").splitlines()
-    )
-    facts = {key.strip(): value.strip() for key, _, value in fields}
-    assert facts["xen_version"].startswith("4.20."), facts
-    assert "smap=0" in facts["xen_commandline"].split()
     # The key that everybody has opens the machine no longer.
     keys = lab.output("vagrant", "ssh", "-c", "cat .ssh/authorized_keys")
     assert "ssh-" in keys
     assert "insecure" not in keys
 
-    # xenpy in it, as docs/howto/vagrant.md says, and a guest of its own.
-    parts = "xenpy drivers pyproject.toml README.md"
-    checkout = f"tar -C {shlex.quote(str(ROOT))} --exclude='*.so' -cf - {parts}"
-    unpack = "vagrant ssh -- 'mkdir xenpy && tar -C xenpy -xf -'"
-    lab.output("sh", "-c", f"{checkout} | {unpack}")
-    build = "cd xenpy && python3 -m xenpy._ffi.build . && sudo ln -sfn ~/xenpy /root/xenpy"
-    lab.output("vagrant", "ssh", "-c", build)
+
+def a_real_xen(lab: Lab) -> None:
+    info = lab.output("vagrant", "ssh", "-c", "sudo xl info")
+    fields = (line.partition(":") for line in info.splitlines())
+    facts = {key.strip(): value.strip() for key, _, value in fields}
+    assert facts["xen_version"].startswith("4.20."), facts
+    assert "smap=0" in facts["xen_commandline"].split()
+
+
+def the_checkout_works(lab: Lab) -> None:
     use = "from xenpy.evtchn import EventChannels as E; E().close(); print('opened')"
     said = lab.output("vagrant", "ssh", "-c", f'cd xenpy && sudo python3 -c "{use}"')
     assert said.split() == ["opened"]
-    guest = "sudo xenvm-guest exec --create pv web -- uname -n"
-    assert lab.output("vagrant", "ssh", "-c", guest).split() == ["web"]
 
-    lab.output("vagrant", "halt")
+
+def it_switched_itself_off(lab: Lab) -> None:
+    (name,) = lab.output("virsh", "list", "--all", "--name").split()
     assert lab.output("virsh", "domstate", name).strip() == "shut off"
     log = (lab.directory / f"var/log/libvirt/qemu/{name}.log").read_text()
     assert log.splitlines()[-1].endswith("reason=shutdown"), "dom0 did not switch itself off"
-
-    lab.output("vagrant", "destroy", "-f")
-    assert lab.output("virsh", "list", "--all", "--name").split() == []
