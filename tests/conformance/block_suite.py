@@ -16,6 +16,7 @@ import random
 import threading
 from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -445,12 +446,19 @@ def test_r2_indices_that_are_ours_or_hints_do_no_harm(
     assert served.stats()["errors"] == 0
 
 
+@pytest.mark.parametrize("rounds", [20, pytest.param(300, marks=pytest.mark.long)])
 @pytest.mark.parametrize(
     ("field", "good", "evil"),
     [("operation", 0, 200), ("nr_segments", 1, 255), ("last_sect", 7, 255)],
 )
 def test_r3_slots_that_change_while_they_are_read(
-    served: Served, witness: Witness, front: Blkfront, field: str, good: int, evil: int
+    served: Served,
+    witness: Witness,
+    front: Blkfront,
+    field: str,
+    good: int,
+    evil: int,
+    rounds: int,
 ) -> None:
     """A thread flips one byte of every slot all the time.  Each answer fits one of the two
     versions: what was checked is what was carried out (XSA-155)."""
@@ -467,7 +475,6 @@ def test_r3_slots_that_change_while_they_are_read(
                         view[at] = value
 
     flipper = threading.Thread(target=flip)
-    rounds = 100
     with connected(front, served):
         flipper.start()
         try:
@@ -611,9 +618,11 @@ def test_a_port_that_cannot_be_bound(
 # ------------------------------------------------------------------ hostile: grants
 
 
+BAD_REFS = (2**32 - 1, 2**31, 60000, 0)
+
+
 @both_ways
 @pytest.mark.parametrize("position", [0, 5, 10])
-@pytest.mark.parametrize("ref", [2**32 - 1, 2**31, 60000, 0])
 @pytest.mark.parametrize("operation", [OP_READ, OP_WRITE])
 def test_g1_a_bad_reference_fails_its_request_only(
     env: BlockEnvironment,
@@ -621,19 +630,18 @@ def test_g1_a_bad_reference_fails_its_request_only(
     witness: Witness,
     persistent: bool,
     position: int,
-    ref: int,
     operation: int,
 ) -> None:
     front = Blkfront(env, data_pages=33, persistent=persistent)
     segments = front.whole_pages(MAX_SEGMENTS)
-    segments[position] = (ref, 0, 7)
     with connected(front, served):
-        slots = [
-            front.request(OP_READ, 0, front.whole_pages(MAX_SEGMENTS, 11)),
-            front.request(operation, 88, segments),
-            front.request(OP_READ, 176, front.whole_pages(MAX_SEGMENTS, 22)),
-        ]
-        for order in ([0, 1, 2], [1, 0, 2], [0, 2, 1]):
+        for ref, order in product(BAD_REFS, ([0, 1, 2], [1, 0, 2], [0, 2, 1])):
+            segments[position] = (ref, 0, 7)
+            slots = [
+                front.request(OP_READ, 0, front.whole_pages(MAX_SEGMENTS, 11)),
+                front.request(operation, 88, segments),
+                front.request(OP_READ, 176, front.whole_pages(MAX_SEGMENTS, 22)),
+            ]
             front.poke(0, b"\xc5" * 33 * PAGE_SIZE)
             answers = front.ask([slots[index][1] for index in order])
             statuses = {response.id: response.status for response in answers}
