@@ -33,7 +33,7 @@ class XenFramework(Loopback):
         return False
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def stranger() -> Iterator[DomId]:
     """A domain that never runs."""
     command = ["xenvm-guest", "create", STRANGER, "--paused", "--no-network", "--memory", "128"]
