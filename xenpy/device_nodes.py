@@ -134,13 +134,21 @@ class DeviceNodes:
 
         await self._insist(lambda: self._store.transact(remove))
 
-    async def write_error(self, text: str) -> None:
-        """As the kernel's xenbus_dev_error does: error/NODENAME/error below our own domain."""
+    async def write_error(self, text: str | None) -> None:
+        """As the kernel's xenbus_dev_error does: error/NODENAME/error below our own domain.
+
+        Unlike there, None takes it back: a device that works again has no error, nor has the
+        next domain of this number.
+        """
         home, _, nodename = self._back.partition("/backend/")
+        path = f"{home}/error/backend/{nodename}"
         try:
-            await self._store.write(f"{home}/error/backend/{nodename}/error", text)
+            if text is not None:
+                await self._store.write(f"{path}/error", text)
+            else:
+                await self._store.rm(path)
         except XenError as error:
-            self._log.debug("no error node: %s", error)
+            self._log.debug("the error node is left as it is: %s", error)
 
     async def _check(self, tx: Transaction, phase: XenbusState) -> None:
         state = await tx.get(f"{self._back}/state")

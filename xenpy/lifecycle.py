@@ -227,6 +227,7 @@ class DeviceLife:
             self._log.info("the frontend started over")
             await self._disconnect()
         else:
+            await self._nodes.write_error(None)
             self._log.info("connected")
 
     async def _clear_away(self) -> None:

@@ -353,6 +353,12 @@ def test_a_ring_that_breaks_the_protocol_closes_its_device_only(guest: Guest) ->
     assert "req_prod" in (guest.error() or "")
     guest.write("state", "6")
     guest.wait("6")
+    # A frontend that mends its ways is served again, and the error is told no longer.
+    guest.drop()
+    guest.write("state", "1")
+    guest.connect()
+    guest.check(1)
+    assert guest.error() is None
 
 
 def test_l1_the_domain_dies_in_mid_request(host: Host, witness: Guest, image: Path) -> None:
