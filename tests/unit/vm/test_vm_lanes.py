@@ -105,8 +105,10 @@ def test_only_all_passed_is_good(counts: Counts, good: bool) -> None:
 
 def test_machines_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     meminfo = tmp_path / "meminfo"
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2})
-    for mebibytes, machines in ((1000, 1), (6000, 2), (64000, 3)):
+    for cpus, mebibytes, machines in (
+        (1, 64000, 1), (2, 64000, 1), (3, 64000, 1), (4, 64000, 2), (8, 6000, 2), (8, 1000, 1),
+    ):  # fmt: skip
+        monkeypatch.setattr("os.sched_getaffinity", lambda _, count=cpus: set(range(count)))
         meminfo.write_text(f"MemTotal: 1 kB\nMemAvailable:   {mebibytes * 1024} kB\n")
         assert machines_at_a_time(meminfo) == machines
 
