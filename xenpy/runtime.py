@@ -224,8 +224,14 @@ async def in_thread(
         else:
             _tell(loop, name, succeed, result)
 
-    threading.Thread(target=run, name=name, daemon=True).start()
-    return await outcome
+    thread = threading.Thread(target=run, name=name, daemon=True)
+    thread.start()
+    try:
+        return await outcome
+    finally:
+        if not outcome.cancelled():
+            # It only has to return.
+            thread.join()
 
 
 def _tell(
