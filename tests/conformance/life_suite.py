@@ -97,9 +97,8 @@ def test_a_device_without_a_working_frontend_is_started_anew(
 ) -> None:
     left_behind(orphan, ours, theirs)
     orphan.host = start_host()
-    orphan.wait("2", "6")
-    orphan.write("state", "1")
-    orphan.connect()
+    orphan.wait("2", "5", "6")
+    orphan.come_back()
     orphan.check(1)
     assert orphan.error() is None
     orphan.remove()
