@@ -26,9 +26,13 @@ class Xenvm:
     environment: Mapping[str, str] = field(default_factory=dict)
 
     def command(self, *words: str) -> list[str]:
-        """The command line, and the promise that nothing outlives the tests."""
+        """The command line, and the promise that nothing outlives the tests.
+
+        A shell lets what it runs in the background ignore Ctrl-C, and we may be that.
+        """
         script = os.fspath(ROOT / "vagrant/xenvm")
-        return ["setpriv", "--pdeathsig", "KILL", "--", sys.executable, script, *words]
+        tied = ["env", "--default-signal=INT", "setpriv", "--pdeathsig", "KILL", "--"]
+        return [*tied, sys.executable, script, *words]
 
     def run(
         self, *words: str, data: bytes = b"", timeout: float = LIMIT

@@ -26,7 +26,17 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["GuestError", "address", "config", "create", "destroy", "domid", "free_network", "main"]
+__all__ = [
+    "GuestError",
+    "address",
+    "config",
+    "console",
+    "create",
+    "destroy",
+    "domid",
+    "free_network",
+    "main",
+]
 
 GUESTS = "/root/guests"
 CONSOLE_LOG = "/var/log/xen/console/guest-{name}.log"
@@ -171,6 +181,14 @@ def run(name: str, command: Sequence[str]) -> int:
     raise GuestError(f"lost the connection to guest {name!r}\n{_console_tail(name)}")
 
 
+def console(name: str) -> str:
+    """What a guest's console said.  Raises GuestError if there was no such guest."""
+    path = Path(CONSOLE_LOG.format(name=name))
+    if not path.exists():
+        raise GuestError(f"no guest {name!r} has said anything here ({path})")
+    return path.read_text(errors="replace")
+
+
 def _console_tail(name: str) -> str:
     path = Path(CONSOLE_LOG.format(name=name))
     if not path.exists():
@@ -240,7 +258,7 @@ def _dispatch(arguments: argparse.Namespace) -> int:
         case "destroy":
             destroy(name)
         case "console":
-            sys.stdout.write(Path(CONSOLE_LOG.format(name=name)).read_text(errors="replace"))
+            sys.stdout.write(console(name))
         case "address":
             print(address(name))
         case "wait":
