@@ -35,6 +35,9 @@ from xenpy.drivers.block.back import BlockBackend
 from xenpy.drivers.block.queue import BlockQueue
 from xenpy.runtime import in_thread
 
+LONG = [pytest.mark.long, pytest.mark.timeout(3600)]
+"""A thousand cycles took more than 300 s in an emulated machine."""
+
 
 @pytest.fixture(scope="module")
 def host(env: FrameworkEnvironment) -> Iterator[Host]:
@@ -256,7 +259,7 @@ FLIGHT = 50
 """Writes of `state` in flight at a time."""
 
 
-@pytest.mark.parametrize("count", [1_000, pytest.param(100_000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("count", [1_000, pytest.param(100_000, marks=LONG)])
 def test_x3_a_flood_of_watch_events(guest: Guest, witness: Guest, count: int) -> None:
     """XSA-349: each event may cost time, none may cost memory."""
     guest.connect()
@@ -370,7 +373,7 @@ def test_l1_the_domain_dies_in_mid_request(host: Host, witness: Guest, image: Pa
     guest.remove()
 
 
-@pytest.mark.parametrize("cycles", [20, pytest.param(1000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("cycles", [20, pytest.param(1000, marks=LONG)])
 def test_l9_attach_and_detach(host: Host, witness: Guest, image: Path, cycles: int) -> None:
     """Descriptors, mappings, ports and grants equal; memory flat after the hundredth."""
     before = host.env.census()
