@@ -17,6 +17,7 @@ from typing import Final
 
 from xenpy._ffi.stable import StableLib, ffi
 from xenpy._ffi.stable import lib as native
+from xenpy._ffi.types import CData
 from xenpy.errors import XenError, xen_error
 from xenpy.handles import Handle, open_error
 from xenpy.types import DomId, Port
@@ -73,6 +74,11 @@ class EventChannels(Handle):
         """
         self._check("fileno")
         return self._fd
+
+    def native(self) -> tuple[StableLib, CData]:
+        """For users of `_ffi`: the C functions and the handle, valid until `close`."""
+        self._check("native")
+        return self._lib, self._handle
 
     def bind_unbound(self, domid: DomId) -> Port:
         """Allocate a port to which `domid` may bind.

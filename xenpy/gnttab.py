@@ -39,7 +39,7 @@ NO_EVENT: Final = 0xFFFFFFFF
 """evtchn_port_t -1: map_grant_ref_notify and share_page_notify send no event."""
 NO_CLEAR: Final = 0xFFFFFFFF
 """uint32_t -1: they clear no byte."""
-EAGAIN_DELAYS: Final = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128)
+EAGAIN_DELAYS: Final = tuple(0.001 * 2**turn for turn in range(8))
 """Seconds between tries: a quarter of a second in all, as long as Linux's own gnttab_retry."""
 
 Foreign: TypeAlias = tuple[DomId, GrantRef, int]
@@ -92,6 +92,11 @@ class _Owner(Handle):
         """How many pages are mapped or shared through this handle."""
         return sum(held.size for held in self._held) // PAGE_SIZE
 
+    def native(self) -> tuple[StableLib, CData]:
+        """For users of `_ffi`: the C functions and the handle, valid until `close`."""
+        self._check("native")
+        return self._lib, self._handle
+
     def close(self) -> None:
         """Give every page back and close.
 
@@ -109,7 +114,7 @@ class _Owner(Handle):
         super().close()
 
     def _adopt(self, held: _Held) -> None:
-        # In a child of fork the pages would stay mapped or shared after we let go of them.
+        # A child of fork would hold the pages after we let go of them.
         self._lib.xenpy_dont_fork(held.pointer(), held.size)
         self._held.add(held)
 
@@ -286,8 +291,7 @@ class GrantTable(_Owner):
         self._lib.xengnttab_close(self._handle)
 
     def _abandon(self) -> None:
-        # The only use of a handle that xengnttab.h allows after fork.
-        self._lib.xengnttab_close(self._handle)
+        self._lib.xengnttab_close(self._handle)  # all that xengnttab.h allows after fork
 
 
 class SharedPages(_Held):

@@ -97,6 +97,11 @@ class PageMemory(Handle):
             raise ValueError(f"{offset} is not within {self._size} bytes")
         return self._address + offset
 
+    @property
+    def address(self) -> int:
+        """For native engines: the address as a number, valid until `close`."""
+        return int(ffi.cast("uintptr_t", self.pointer()))
+
     def close(self) -> None:
         """Unmap.
 

@@ -3,8 +3,8 @@
 `StreamOut`).
 
 The bookkeeping of xen/include/public/io/ring.h for a peer that is hostile.  What touches
-shared memory is C (`_ffi/ring_core.h`): acquire, release, fences, slots copied out once and
-written whole.  Here is what may be decided at leisure: sizes, limits, errors.
+shared memory is C (`include/xenpy/ring_core.h`): acquire, release, fences, slots copied out
+once and written whole.  Here is what may be decided at leisure: sizes, limits, errors.
 
 Nothing here waits or notifies: the caller owns the event channel.
 """

@@ -9,11 +9,13 @@ the order of the header, and the ABI says where the padding goes.  All are littl
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
-from typing import Final
+from typing import Final, TypeAlias
 
 __all__ = ["CAbi", "Record"]
+
+ReadableBuffer: TypeAlias = bytes | bytearray | memoryview
 
 _SIZES: Final = {"b": 1, "B": 1, "h": 2, "H": 2, "i": 4, "I": 4, "q": 8, "Q": 8}
 """Codes of the struct module, with the size and natural alignment of each."""
@@ -45,6 +47,10 @@ class Record:
     Attributes:
         size: sizeof.
         offsets: offsetof each field.
+        pack: the whole record, of one value per field.  Raises struct.error if a value does
+            not fit its field.
+        unpack: the fields, in order, of the record in a private copy, at an offset or 0.
+        iter_unpack: the fields of records that follow each other.
 
     Every byte that is no field is written as zero (XSA-216) and ignored when read.
     """
@@ -66,19 +72,13 @@ class Record:
         codes.append(f"{-offset % max(alignment, 1)}x")
         self._struct = struct.Struct("".join(codes))
         self.size = self._struct.size
-
-    def pack(self, *values: int) -> bytes:
-        """The whole record.  Raises struct.error if a value does not fit its field."""
-        return self._struct.pack(*values)
+        # struct's own: a call in between is what a request costs most often.
+        self.pack: Callable[..., bytes] = self._struct.pack
+        self.unpack: Callable[..., tuple[int, ...]] = self._struct.unpack_from
+        self.iter_unpack: Callable[[ReadableBuffer], Iterator[tuple[int, ...]]] = (
+            self._struct.iter_unpack
+        )
 
     def pack_into(self, buffer: bytearray | memoryview, offset: int, *values: int) -> None:
         """Write the whole record at `offset` of a private buffer."""
         self._struct.pack_into(buffer, offset, *values)
-
-    def unpack(self, buffer: bytes | bytearray | memoryview, offset: int = 0) -> tuple[int, ...]:
-        """The fields, in order, of the record at `offset` of a private copy."""
-        return self._struct.unpack_from(buffer, offset)
-
-    def iter_unpack(self, buffer: bytes | bytearray | memoryview) -> Iterator[tuple[int, ...]]:
-        """The fields of records that follow each other."""
-        return self._struct.iter_unpack(buffer)

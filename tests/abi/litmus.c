@@ -10,7 +10,6 @@
  *
  * usage: litmus ROUNDS.  Prints "ROUND" of the first lost wake-up and exits 1, or exits 0.
  */
-#define _GNU_SOURCE
 #include <sched.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -21,7 +20,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "ring_core.h"
+#include <xenpy/ring_core.h>
 
 struct shared {
     uint8_t ring[4096];

@@ -6,7 +6,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from compiling import compile_c
-
 from conformance import handles_suite as suite
 from xenpy import evtchn, gnttab, paths, types
 from xenpy.types import XenbusState

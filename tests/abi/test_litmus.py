@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from compiling import compile_c
 
 ROUNDS = 10_000_000

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
-from compiling import compile_c
 
+from compiling import compile_c
 from xenpy.memory import LocalMemory
 from xenpy.ring import BackRing, FrontRing, RingLayout
 from xenpy.types import PAGE_SIZE

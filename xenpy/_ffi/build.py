@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""Builds the two CFFI extensions; never imports them.
+"""Builds the CFFI extensions; never imports them.
 
-`python3 -m xenpy._ffi.build [OUTDIR]` compiles into OUTDIR/xenpy/_ffi, by default into the
-source tree; setup.py hands the same functions to setuptools.  `_stable` is needed; `_xenctrl`
-links libxenctrl, whose ABI changes with every Xen release, and may fail to build.
+`python3 -m xenpy._ffi.build [OUTDIR]` compiles into OUTDIR/xenpy, by default into the source
+tree; setup.py hands the same functions to setuptools.  `_ffi._stable` is needed; `_ffi._xenctrl`
+links libxenctrl, whose ABI changes with every Xen release, and may fail to build.  A driver's
+native engine is an extension of its own, beside the driver.
 
 Environment:
     XENPY_WERROR=1: warnings of the C compiler are errors.
@@ -12,20 +13,27 @@ Environment:
 from __future__ import annotations
 
 import os
+import shlex
+import subprocess
 import sys
-from collections.abc import Callable
+import sysconfig
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from cffi import FFI
 
-__all__ = ["EXTENSIONS", "main", "stable", "xenctrl"]
+__all__ = ["EXTENSIONS", "block_engine", "block_worker", "main", "stable", "xenctrl"]
 
 _HERE = Path(__file__).resolve().parent
+_PACKAGE = _HERE.parent
+_INCLUDE = _PACKAGE / "include"
+_HEADERS = [str(_INCLUDE / "xenpy" / name) for name in ("ring_core.h", "calls.h", "quiet.h")]
 _STABLE_LIBRARIES = ["xengnttab", "xenevtchn"]
 
 
 def _arguments() -> list[str]:
-    arguments = ["-std=gnu11", "-O2", "-Wall", "-Wextra"]
+    # As Python.h defines it.
+    arguments = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-D_GNU_SOURCE=1"]
     if os.environ.get("XENPY_WERROR") == "1":
         arguments.append("-Werror")
     return arguments
@@ -38,8 +46,8 @@ def stable() -> FFI:
     ffi.set_source(
         "xenpy._ffi._stable",
         (_HERE / "shim.c").read_text(),
-        include_dirs=[str(_HERE)],
-        depends=[str(_HERE / "ring_core.h"), str(_HERE / "quiet.h")],
+        include_dirs=[str(_INCLUDE)],
+        depends=_HEADERS,
         libraries=_STABLE_LIBRARIES,
         extra_compile_args=_arguments(),
     )
@@ -52,18 +60,66 @@ def xenctrl() -> FFI:
     ffi.cdef((_HERE / "xenctrl.h").read_text())
     ffi.set_source(
         "xenpy._ffi._xenctrl",
-        '#include <xenctrl.h>\n#include "quiet.h"\n',
-        # -iquote, not -I: a cdef file here has the name of Xen's own <xenctrl.h>.
+        "#include <xenctrl.h>\n#include <xenpy/quiet.h>\n",
+        include_dirs=[str(_INCLUDE)],
+        depends=_HEADERS,
         libraries=["xenctrl"],
-        extra_compile_args=[f"-iquote{_HERE}", *_arguments()],
-        depends=[str(_HERE / "quiet.h")],
+        extra_compile_args=_arguments(),
         optional=True,
     )
     return ffi
 
 
-EXTENSIONS: tuple[Callable[[], FFI], ...] = (stable, xenctrl)
-"""Each builds the extension that has its name after an underscore."""
+def block_engine() -> FFI:
+    """xenpy.drivers.block._engine."""
+    return _engine("block")
+
+
+def _engine(driver: str) -> FFI:
+    """A driver's native engine: all C files of its `engine` directory as one, so that the
+    compiler sees through them; `cdef.h` there says what Python calls."""
+    directory = _PACKAGE / "drivers" / driver / "engine"
+    sources = sorted(directory.glob("*.c"))
+    ffi = FFI()
+    ffi.cdef((directory / "cdef.h").read_text())
+    ffi.set_source(
+        f"xenpy.drivers.{driver}._engine",
+        "".join(f'#include "{source.name}"\n' for source in sources),
+        include_dirs=[str(directory), str(_INCLUDE)],
+        depends=[*_HEADERS, *(str(path) for path in directory.iterdir())],
+        extra_compile_args=_arguments(),
+    )
+    return ffi
+
+
+def block_worker(top: Path) -> Path:
+    """Compile xenpy-block-worker, the block engine as a program, below `top`.
+
+    Returns where it is.
+
+    Raises CalledProcessError if it does not compile.
+    """
+    engine = _PACKAGE / "drivers" / "block" / "engine"
+    target = top / "xenpy" / "drivers" / "block" / "xenpy-block-worker"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    sources = [*sorted(engine.glob("[!p]*.c")), *engine.glob("worker/*.c")]
+    # With the compiler of this Python's own extensions; as one unit, as they are.
+    compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
+    subprocess.run(
+        [*compiler, *_arguments(), f"-I{engine}", f"-I{_INCLUDE}", "-x", "c", "-", "-x", "none",
+         *shlex.split(os.environ.get("LDFLAGS", "")), "-o", str(target),
+         *(f"-l{name}" for name in _STABLE_LIBRARIES)],
+        input="".join(f'#include "{source}"\n' for source in sources), text=True, check=True,
+    )  # fmt: skip
+    return target
+
+
+EXTENSIONS: Mapping[str, Callable[[], FFI]] = {
+    "xenpy._ffi._stable": stable,
+    "xenpy._ffi._xenctrl": xenctrl,
+    "xenpy.drivers.block._engine": block_engine,
+}
+"""By the name of the module that each builds."""
 
 
 def main(arguments: list[str]) -> int:
@@ -71,11 +127,11 @@ def main(arguments: list[str]) -> int:
 
     Raises cffi's VerificationError if one that is needed does not compile.
     """
-    top = Path(arguments[0]) if arguments else _HERE.parent.parent
-    directory = top / "xenpy" / "_ffi"
-    directory.mkdir(parents=True, exist_ok=True)
-    for extension in EXTENSIONS:
-        name = f"_{extension.__name__}"
+    top = Path(arguments[0]) if arguments else _PACKAGE.parent
+    for module, extension in EXTENSIONS.items():
+        *packages, name = module.split(".")
+        directory = top.joinpath(*packages)
+        directory.mkdir(parents=True, exist_ok=True)
         for old in directory.glob(f"{name}.*.so"):
             old.unlink()
         # As setuptools names it: of two names, one would hide what is built later.
@@ -83,7 +139,8 @@ def main(arguments: list[str]) -> int:
         if Path(built).exists():
             print(built)
         else:
-            print(f"xenpy._ffi.{name} does not compile and is left out", file=sys.stderr)
+            print(f"{module} does not compile and is left out", file=sys.stderr)
+    print(block_worker(top))
     return 0
 
 

@@ -57,16 +57,34 @@ int xenevtchn_bind_virq(xenevtchn_handle *xce, unsigned int virq);
 int xenevtchn_unbind(xenevtchn_handle *xce, evtchn_port_t port);
 int xenevtchn_restrict(xenevtchn_handle *xce, domid_t domid);
 
-/* shim.c */
-struct xentoollog_logger *xenpy_quiet_logger(void);
+/* calls.h */
+struct xenpy_calls {
+    void *grants;
+    void *events;
+    int events_fd;
+    void *(*map)(void *grants, uint32_t count, uint32_t domid, uint32_t *refs, int prot);
+    int (*unmap)(void *grants, void *address, uint32_t count);
+    int (*copy)(void *grants, uint32_t count, xengnttab_grant_copy_segment_t *segments);
+    int (*notify)(void *events, uint32_t port);
+    int (*pending)(void *events, uint32_t *ports, uint32_t limit);
+    int (*unmask)(void *events, const uint32_t *ports, uint32_t count);
+};
+void xenpy_calls_init(struct xenpy_calls *calls, xengnttab_handle *grants,
+                      xenevtchn_handle *events);
+
 int xenpy_dont_fork(void *address, size_t length);
 int xenpy_evtchn_read(int fd, uint32_t *ports, uint32_t limit);
 int xenpy_evtchn_unmask(int fd, const uint32_t *ports, uint32_t count);
-int xenpy_evtchn_reset(int fd);
 void xenpy_copy_from_guest(xengnttab_grant_copy_segment_t *segment, uint32_t domid, uint32_t ref,
                            uint32_t offset, void *local, uint32_t length);
 void xenpy_copy_to_guest(xengnttab_grant_copy_segment_t *segment, uint32_t domid, uint32_t ref,
                          uint32_t offset, void *local, uint32_t length);
+
+/* quiet.h */
+struct xentoollog_logger *xenpy_quiet_logger(void);
+
+/* shim.c */
+int xenpy_evtchn_reset(int fd);
 uint32_t xenpy_copy_select(const xengnttab_grant_copy_segment_t *segments, uint32_t count,
                            int status, xengnttab_grant_copy_segment_t *found, uint32_t *where);
 void xenpy_copy_merge(xengnttab_grant_copy_segment_t *segments,

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """`ffi` and `lib` of the stable Xen libraries and of the shim, typed.
 
-Signatures are those of xengnttab.h, xenevtchn.h, shim.c and ring_core.h; `StableLib` is also
-what a test substitutes to fail on purpose.
+Signatures are those of xengnttab.h, xenevtchn.h, shim.c, calls.h and ring_core.h; `StableLib`
+is also what a test substitutes to fail on purpose.
 """
 
 from __future__ import annotations
@@ -68,6 +68,9 @@ class StableLib(Protocol):
     def xenevtchn_bind_virq(self, xce: CData, virq: int) -> int: ...
     def xenevtchn_unbind(self, xce: CData, port: int) -> int: ...
     def xenevtchn_restrict(self, xce: CData, domid: int) -> int: ...
+
+    # calls.h
+    def xenpy_calls_init(self, calls: CData, grants: CData, events: CData) -> None: ...
 
     # shim.c
     def xenpy_quiet_logger(self) -> CData: ...

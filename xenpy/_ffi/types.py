@@ -24,4 +24,7 @@ class Ffi(Protocol):
         """A pointer into a Python buffer, which is kept alive by it."""
 
     def memmove(self, dest: object, src: object, n: int) -> None: ...
+    def callback(self, cdecl: str, python_callable: object, error: object = None) -> CData:
+        """A C function that calls a Python one; it lives as long as what is returned."""
+
     def string(self, cdata: CData, maxlen: int = -1) -> bytes: ...

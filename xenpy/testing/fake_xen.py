@@ -21,6 +21,7 @@ from xenpy._ffi.stable import StableLib, ffi, lib
 from xenpy._ffi.types import CData
 from xenpy.evtchn import EventChannels
 from xenpy.gnttab import GrantShare, GrantTable
+from xenpy.testing.fake_calls import fill_calls
 from xenpy.testing.fake_evtchn import ChannelTable, EvtchnDevice
 from xenpy.testing.fake_grants import GrantTables, Mapped
 from xenpy.testing.fake_pages import MachinePages
@@ -216,6 +217,11 @@ class FakeLib:
 
     def xenevtchn_restrict(self, xce: CData, domid: int) -> int:
         return _status(lambda: xce.restrict(domid))
+
+    # calls.h
+
+    def xenpy_calls_init(self, calls: CData, grants: CData, events: CData) -> None:
+        fill_calls(self, calls, grants, events)
 
     # shim.c
 
