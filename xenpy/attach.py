@@ -7,19 +7,20 @@ for a frontend in this very domain.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
 from xenpy.backend import DeviceError, Keys
 from xenpy.errors import XenNotFoundError, XenTimeoutError
-from xenpy.lifecycle import ATTACHED
+from xenpy.lifecycle import ATTACHED, REFRESH, REFRESH_ERROR, REFRESHED
 from xenpy.paths import backend_path, frontend_path
 from xenpy.types import DOM0, DevId, DomId, XenbusState
 from xenpy.xenbus import parse_state
 from xenpy.xenstore import NotYet, Reader, Store, Transaction
 
-__all__ = ["DevicePlan", "Endpoints", "attach", "detach", "endpoints", "parse_words"]
+__all__ = ["DevicePlan", "Endpoints", "attach", "detach", "endpoints", "parse_words", "refresh"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +171,35 @@ async def _remove(store: Store, ends: Endpoints, *, timeout: float) -> None:
                 await tx.rm(parent)
 
     await store.transact(tidy)
+
+
+async def refresh(store: Store, ends: Endpoints, *, timeout: float = 10.0) -> None:
+    """Ask a backend to look again at what it serves; returns once it has.
+
+    Raises:
+        FileNotFoundError: there is no such device.
+        DeviceError: it cannot, and why; or nobody serves the device.
+    """
+    asked = secrets.token_hex(8)
+
+    async def ask(tx: Transaction) -> None:
+        if not await tx.exists(ends.backend):
+            raise FileNotFoundError(f"there is no device {ends.backend}")
+        await tx.write(f"{ends.backend}/{REFRESH}", asked)
+
+    async def answered(reader: Reader) -> str | None:
+        if await reader.get(f"{ends.backend}/{REFRESHED}") != asked:
+            raise NotYet
+        return await reader.get(f"{ends.backend}/{REFRESH_ERROR}")
+
+    await store.transact(ask)
+    try:
+        reason = await store.wait(answered, timeout=timeout)
+    except TimeoutError:
+        text = f"no backend answered within {timeout:g} s: does a daemon serve {ends.backend}?"
+        raise DeviceError(text) from None
+    if reason:
+        raise DeviceError(reason)
 
 
 def endpoints(

@@ -136,6 +136,17 @@ class Device(ABC):
         """Stop serving.  Returns when nothing of the frontend is held any more, however
         long the I/O in flight takes.  Harmless when not connected."""
 
+    async def refresh(self) -> Keys:
+        """Look again at what is served, which the operator says has changed.
+
+        Returns:
+            The keys that are others now.  If the frontend is connected, it is told.
+
+        Raises:
+            DeviceError: it cannot be served as it is; the device goes on as before.
+        """
+        raise DeviceError(f"{self.context.kind} has nothing that could change")
+
     @abstractmethod
     async def close(self) -> None:
         """Release what `prepare` opened.  Harmless when nothing is open."""

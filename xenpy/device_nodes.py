@@ -121,6 +121,24 @@ class DeviceNodes:
 
         await self._insist(lambda: self._store.transact(write))
 
+    async def tell_again(self, phase: XenbusState, keys: Keys) -> None:
+        """Write keys into our own directory, and the state once more: the one node that a
+        frontend watches, so that it looks at the others (blkback's xen_vbd_resize).
+
+        Raises:
+            NodesGoneError: it is not this device's directory any more.
+        """
+
+        async def write(tx: Transaction) -> None:
+            await self._check(tx, phase)
+            for key, value in keys.items():
+                await tx.write(f"{self._back}/{key}", value)
+            # Unless the toolstack has just written one of its own, to have it closed.
+            if parse_state(await tx.get(f"{self._back}/state")) is phase:
+                await tx.write(f"{self._back}/state", int(phase))
+
+        await self._insist(lambda: self._store.transact(write))
+
     async def remove(self, phase: XenbusState) -> None:
         """Remove our own directory.
 

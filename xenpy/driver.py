@@ -12,6 +12,10 @@ from xenpy.backend import Device, DeviceContext
 __all__ = ["Driver"]
 
 
+def _anything(_: Mapping[str, str]) -> None:
+    """A driver that looks at its options when it makes a device."""
+
+
 @dataclass(frozen=True, slots=True)
 class Driver:
     """A driver, as the entry-point group `xenpy.drivers` names it.
@@ -24,6 +28,8 @@ class Driver:
         options: what `xenpy serve NAME key=value` takes: name -> help.
         plan: turns the words of `xenpy attach NAME DOMID key=value` and the backend kind
             into the nodes to write.  Raises ValueError for a word it does not understand.
+        check_options: looks at the options' values when the daemon starts.  Raises ValueError
+            for one that makes no sense.
     """
 
     name: str
@@ -32,3 +38,4 @@ class Driver:
     backend: Callable[[DeviceContext], Device]
     options: Mapping[str, str]
     plan: Callable[[Mapping[str, str], str], DevicePlan]
+    check_options: Callable[[Mapping[str, str]], object] = _anything

@@ -20,7 +20,16 @@ from xenpy.types import XenbusState
 from xenpy.xenbus import BackendStep, backend_step
 from xenpy.xenstore import Store
 
-__all__ = ["ATTACHED", "DISCONNECT_BOUND", "PARKED", "DeviceLife", "Outcome"]
+__all__ = [
+    "ATTACHED",
+    "DISCONNECT_BOUND",
+    "PARKED",
+    "REFRESH",
+    "REFRESHED",
+    "REFRESH_ERROR",
+    "DeviceLife",
+    "Outcome",
+]
 
 DISCONNECT_BOUND: Final = 8.0
 """Seconds that a close may take before the device is parked as draining; libxl waits 10."""
@@ -30,6 +39,12 @@ ATTACHED: Final = "xenpy-attached"
 PARKED: Final = "xenpy-parked"
 """Key in the backend directory: a daemon ended in good order, with every request that it
 had taken answered, and the next one may take the device over as it is."""
+REFRESH: Final = "xenpy-refresh"
+"""Key in the backend directory: whoever writes something new there asks the backend to look
+again at what it serves."""
+REFRESHED: Final = "xenpy-refreshed"
+REFRESH_ERROR: Final = "xenpy-refresh-error"
+"""The answer: what was written there, and why it could not be done, or nothing."""
 
 SERVING: Final = (XenbusState.CONNECTED, XenbusState.CLOSING)
 
@@ -60,6 +75,7 @@ class DeviceLife:
         self._domain_is_gone = False
         self._parking = False
         self._refused = False
+        self._refreshed: str | None = None
         self._pace = TokenBucket(burst=16, rate=4.0)
         self.phase = XenbusState.INITIALISING
         self.draining = False
@@ -146,6 +162,7 @@ class DeviceLife:
         if self._failure is not None:
             failure, self._failure = self._failure, None
             await self._fail(failure)
+        await self._refresh()
         node, theirs, online = await self._observe()
         step = backend_step(self.phase, node, theirs, online=online)
         self._log.debug(
@@ -230,6 +247,26 @@ class DeviceLife:
             await self._nodes.write_error(None)
             self._log.info("connected")
 
+    async def _refresh(self) -> None:
+        """If somebody asks for it: look again at what is served, and tell the frontend."""
+        asked = await self._nodes.get(REFRESH)
+        if asked in (None, self._refreshed) or self.phase is XenbusState.INITIALISING:
+            return
+        self._refreshed = asked
+        keys: Keys = {}
+        reason = ""
+        try:
+            async with asyncio.timeout(DISCONNECT_BOUND):
+                keys = await self._device.refresh()
+        except TimeoutError:
+            reason = "the store does not answer"
+        except (DeviceError, OSError) as error:
+            reason = str(error)[:MAX_ERROR_TEXT]
+        if reason:
+            self._log.warning("cannot look again: %s", reason)
+        answer = {**keys, REFRESHED: asked or "", REFRESH_ERROR: reason}
+        await self._nodes.tell_again(self.phase, answer)
+
     async def _clear_away(self) -> None:
         """Nodes that `xenpy attach` made are unknown to xl: when the domain has died,
         nobody else removes them, and a domain that reuses the domid would inherit them."""
@@ -255,6 +292,7 @@ class DeviceLife:
             if not done:
                 self.draining = True
                 self._log.warning("the store does not answer: draining")
+                self.context.deferred.on_left()
                 await asyncio.wait([closing])
                 self._log.warning("drained")
         finally:

@@ -3,8 +3,8 @@
 
 A queue's thread alone owns the queue's mappings, its grant cache, its event-channel
 handle and the I/O in flight.  The control plane can start it, ask it to stop, and be
-told that it has ended; it never unmaps anything itself.  A native engine keeps the same
-contract (start, stop by eventfd, report), so a driver can change tiers under it.
+told that it has ended; it never unmaps anything itself.  An engine in C keeps the same
+contract (start, stop, report), so a driver can change tiers under it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,17 @@ from typing import Final, Protocol, TypeVar
 
 from xenpy.types import Port
 
-__all__ = ["Closeable", "Deferred", "Queue", "QueueChannels", "QueueThread", "in_thread"]
+__all__ = [
+    "Closeable",
+    "Deferred",
+    "Engine",
+    "Queue",
+    "QueueChannels",
+    "QueueThread",
+    "StopSignal",
+    "hold_off",
+    "in_thread",
+]
 
 T = TypeVar("T")
 
@@ -38,16 +48,85 @@ class QueueChannels(Protocol):
     """What a queue's thread needs of `xenpy.evtchn.EventChannels`."""
 
     def fileno(self) -> int: ...
+    def notify(self, port: Port) -> None: ...
     def pending(self, limit: int = 64) -> list[Port]: ...
     def unmask(self, ports: Sequence[Port]) -> None: ...
 
 
-class Queue(ABC):
-    """One ring and what serves it.  Every method runs in the queue's own thread."""
+class StopSignal:
+    """How a queue's thread is told to stop: a flag that is cheap to read, and an eventfd.
+
+    Attributes:
+        fd: readable from the moment of the stop on; it is the thread's to poll, not to read.
+        requested: whether it was told.
+    """
+
+    def __init__(self) -> None:
+        self.fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self.requested = False
+        self._told: Callable[[], None] | None = None
+
+    def request(self) -> None:
+        """Tell it; again does no harm."""
+        if not self.requested:
+            self.requested = True
+            if self._told is not None:
+                self._told()
+            os.eventfd_write(self.fd, 1)
+
+    def tell(self, call: Callable[[], None]) -> None:
+        """For an engine that looks elsewhere: have `call` made, in whatever thread, when it is
+        to stop, and at once if it is already.  It may be called twice."""
+        self._told = call
+        if self.requested:
+            call()
+
+    def wait(self, seconds: float) -> bool:
+        """Whether it is told within that time."""
+        # Not select(2), which takes no descriptor beyond 1023.
+        poller = select.poll()
+        poller.register(self.fd, select.POLLIN)
+        return bool(poller.poll(seconds * 1000))
+
+    def close(self) -> None:
+        """Give the descriptor back; `request` must have been called, or never will be."""
+        self.requested = True
+        os.close(self.fd)
+
+
+class Engine(ABC):
+    """What serves one ring.  Every method runs in the queue's own thread."""
 
     @abstractmethod
-    def open(self) -> QueueChannels:
-        """Map the ring and bind the port.  Returns the handle whose descriptor wakes us."""
+    def open(self) -> None:
+        """Map the ring and bind the port."""
+
+    @abstractmethod
+    def serve(self, stop: StopSignal) -> None:
+        """Serve until told to stop; then once more what is in the ring, and return.
+
+        Raises:
+            PeerError: the frontend broke the protocol.
+            OSError: the ring cannot be served any more.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Wait for the I/O in flight, then unmap and unbind everything.  Called once, also
+        after an `open` that failed half-way."""
+
+
+class Queue(Engine):
+    """An engine in Python: waits for events, and is called for each batch of requests.
+
+    Attributes:
+        channels: the handle whose descriptor wakes us; set by `open`.
+        wakeups: how often it did.
+    """
+
+    wakeups = 0
+
+    channels: QueueChannels
 
     @abstractmethod
     def service(self) -> int:
@@ -58,27 +137,62 @@ class Queue(ABC):
             that the peer is sure to notify us of the next request.
         """
 
-    @abstractmethod
-    def close(self) -> None:
-        """Wait for the I/O in flight, then unmap and unbind everything.  Called once, also
-        after an `open` that failed half-way."""
+    def serve(self, stop: StopSignal) -> None:
+        channels = self.channels
+        poller = select.poll()
+        poller.register(channels.fileno(), select.POLLIN)
+        poller.register(stop.fd, select.POLLIN)
+        idle_wakes = 0
+        # Requests may have been published before the port was bound.
+        self._drain(stop)
+        while True:
+            events = poller.poll()
+            if any(fd == stop.fd for fd, _ in events):
+                # One more batch of what the frontend put in the ring before we were told.
+                self._drain(stop)
+                return
+            self.wakeups += 1
+            ports = channels.pending()
+            if self._drain(stop):
+                idle_wakes = 0
+            else:
+                idle_wakes += 1
+            if idle_wakes > SPURIOUS_ALLOWED and stop.wait(hold_off(idle_wakes)):
+                return
+            # Only now: whatever arrived since the final check is pending behind the mask.
+            channels.unmask(ports)
+
+    def _drain(self, stop: StopSignal) -> int:
+        """Serve until the ring is empty; a peer that never lets it be is left on a stop."""
+        handled = 0
+        while batch := self.service():
+            handled += batch
+            if stop.requested:
+                break
+        return handled
+
+
+def hold_off(idle_wakes: int) -> float:
+    """For how many seconds a port that has fired that often for nothing stays masked; for more
+    than `SPURIOUS_ALLOWED`."""
+    doublings = min(idle_wakes - SPURIOUS_ALLOWED, 10)
+    return min(HOLD_OFF_FIRST * (1 << doublings), HOLD_OFF_LIMIT)
 
 
 class QueueThread:
-    """Runs a `Queue` in a thread of its own until it is stopped or fails.
+    """Runs an `Engine` in a thread of its own until it is stopped or fails.
 
     Args:
-        queue: what to run.
+        engine: what to run.
         name: of the thread, for logs and debuggers: the device's name.
-        on_failure: called in the event loop with what `service` raised.  The queue is
+        on_failure: called in the event loop with what `serve` raised.  The engine is
             closed by then: nothing of the peer is held any more.
     """
 
-    def __init__(self, queue: Queue, name: str, on_failure: Callable[[Exception], None]) -> None:
-        self._queue = queue
+    def __init__(self, engine: Engine, name: str, on_failure: Callable[[Exception], None]) -> None:
+        self._engine = engine
         self._on_failure = on_failure
-        self._stop_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._stopping = False
+        self._stop = StopSignal()
         self._loop = asyncio.get_running_loop()
         self._opened: asyncio.Future[None] = self._loop.create_future()
         self._ended: asyncio.Future[None] = self._loop.create_future()
@@ -86,53 +200,49 @@ class QueueThread:
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     async def start(self) -> None:
-        """Start the thread; returns once the queue is open.
+        """Start the thread; returns once the engine is open.
 
         Raises:
-            whatever `Queue.open` raised; the queue has been closed by then.
-            RuntimeError: there is no thread to be had; the queue has not been opened.
+            whatever `Engine.open` raised; the engine has been closed by then.
+            RuntimeError: there is no thread to be had; the engine has not been opened.
         """
         try:
             self._thread.start()
         except RuntimeError:
-            self._stopping = True
-            os.close(self._stop_fd)
+            self._stop.close()
             self._ended.set_result(None)
             raise
         await asyncio.shield(self._opened)
 
     async def stop(self) -> None:
-        """Ask the thread to stop and wait, without a bound, until it has closed the queue.
+        """Ask the thread to stop and wait, without a bound, until it has closed the engine.
 
         The caller bounds the wait; to give up waiting does not call the stop back.
         """
-        if not self._stopping:
-            self._stopping = True
-            os.eventfd_write(self._stop_fd, 1)
+        self._stop.request()
         await asyncio.shield(self._ended)
 
     def _run(self) -> None:
         failure: Exception | None = None
         opened = False
         try:
-            channels = self._queue.open()
+            self._engine.open()
             opened = True
             _tell(self._loop, self._thread.name, self._report_open)
-            self._serve(channels)
+            self._engine.serve(self._stop)
         except Exception as error:
             failure = error
         try:
-            self._queue.close()
+            self._engine.close()
         except Exception:
             # The peer's pages may still be held: the leak must be seen, not swallowed.
-            log.exception("%s: the queue did not close", self._thread.name)
+            log.exception("%s: the engine did not close", self._thread.name)
         _tell(self._loop, self._thread.name, self._finish, failure, opened)
 
     def _finish(self, failure: Exception | None, opened: bool) -> None:
         """In the event loop: the thread has let go of everything and only has to return."""
         self._thread.join()
-        os.close(self._stop_fd)
-        self._stopping = True
+        self._stop.close()
         if not self._ended.done():
             self._ended.set_result(None)
         if failure is None:
@@ -141,49 +251,6 @@ class QueueThread:
             self._on_failure(failure)
         elif not self._opened.done():
             self._opened.set_exception(failure)
-
-    def _serve(self, channels: QueueChannels) -> None:
-        poller = select.poll()
-        poller.register(channels.fileno(), select.POLLIN)
-        poller.register(self._stop_fd, select.POLLIN)
-        idle_wakes = 0
-        # Requests may have been published before the port was bound.
-        self._drain()
-        while True:
-            events = poller.poll()
-            if any(fd == self._stop_fd for fd, _ in events):
-                # One more batch of what the frontend put in the ring before we were told.
-                self._drain()
-                return
-            ports = channels.pending()
-            if self._drain():
-                idle_wakes = 0
-            else:
-                idle_wakes += 1
-            if idle_wakes > SPURIOUS_ALLOWED and self._held_off(idle_wakes):
-                return
-            # Only now: whatever arrived since the final check is pending behind the mask.
-            channels.unmask(ports)
-
-    def _drain(self) -> int:
-        """Serve until the ring is empty; a peer that never lets it be is left on a stop."""
-        handled = 0
-        while batch := self._queue.service():
-            handled += batch
-            if self._stopping:
-                break
-        return handled
-
-    def _held_off(self, idle_wakes: int) -> bool:
-        """Leave the port masked for a while.  Returns True when told to stop meanwhile."""
-        doublings = min(idle_wakes - SPURIOUS_ALLOWED, 10)
-        return self._stopped_within(min(HOLD_OFF_FIRST * 2**doublings, HOLD_OFF_LIMIT))
-
-    def _stopped_within(self, seconds: float) -> bool:
-        # Not select(2), which takes no descriptor beyond 1023.
-        poller = select.poll()
-        poller.register(self._stop_fd, select.POLLIN)
-        return bool(poller.poll(seconds * 1000))
 
     def _report_open(self) -> None:
         if not self._opened.done():
@@ -258,9 +325,13 @@ class Deferred:
     it is counted (`len`), logged once, and tried again by whoever calls `retry`.
     Thread-safe: queue threads put, the control plane retries, and one at a time closes: of
     two that unmap the same pages, the second would unmap whatever is mapped there by then.
+
+    Attributes:
+        on_left: called, in any thread, when something is left to be tried again.
     """
 
     def __init__(self) -> None:
+        self.on_left: Callable[[], None] = lambda: None
         self._waiting: list[tuple[str, Closeable]] = []
         self._lock = threading.Lock()
 
@@ -275,6 +346,7 @@ class Deferred:
             except BufferError:
                 log.warning("%s: a view of %r is still alive; its unmap is deferred", owner, thing)
                 self._waiting.append((owner, thing))
+                self.on_left()
                 return False
         return True
 

@@ -12,7 +12,7 @@ import fcntl
 import logging
 import os
 from collections.abc import Callable, Generator, Iterable, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -100,6 +100,7 @@ class Service:
         self._tasks: dict[DeviceLife, asyncio.Task[Outcome]] = {}
         self._given_up: set[str] = set()
         self._changed = asyncio.Event()
+        self._left = asyncio.Event()
         self._parking = False
         self.ready = asyncio.Event()
         """Set once the devices that were there at the start have been taken up."""
@@ -185,13 +186,24 @@ class Service:
                     life.domain_gone()
 
     async def _retry_deferred(self) -> None:
+        """Sleeps for good while nothing is left over: an idle daemon costs no wake-up."""
+        loop = asyncio.get_running_loop()
+
+        def on_left() -> None:
+            # The loop may be closed: the process is ending, and nobody retries any more.
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(self._left.set)
+
+        self._deferred.on_left = on_left
         while True:
+            await self._left.wait()
             await asyncio.sleep(RETRY_DEFERRED)
-            if len(self._deferred):
-                self._deferred.retry()
+            left = self._deferred.retry()
             if self.draining:
                 # One may have been made anew before it was known that the old one drains.
                 self._changed.set()
+            elif not left:
+                self._left.clear()
 
     async def _rescan(self) -> None:
         try:

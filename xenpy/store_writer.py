@@ -43,6 +43,7 @@ class SocketWriter:
         self._loop = loop
         self._on_error = on_error
         self._rest = bytearray()
+        self._armed = False
         self._closed = False
 
     def write(self, message: bytes) -> None:
@@ -58,7 +59,7 @@ class SocketWriter:
     def close(self) -> None:
         """Send no more."""
         self._closed = True
-        self._loop.remove_writer(self._fd)
+        self._arm(False)
         self._rest.clear()
 
     async def finished(self) -> None:
@@ -74,13 +75,18 @@ class SocketWriter:
         except OSError as error:
             # Not from here: whoever writes has a request to account for first.
             self._closed = True
-            self._loop.remove_writer(self._fd)
+            self._arm(False)
             self._loop.call_soon(self._on_error, error)
             return
-        if self._rest:
+        self._arm(bool(self._rest))
+
+    def _arm(self, wanted: bool) -> None:
+        """Be called when the socket takes more, or no longer.  Nearly always it takes all."""
+        if wanted and not self._armed:
             self._loop.add_writer(self._fd, self._flush)
-        else:
+        elif self._armed and not wanted:
             self._loop.remove_writer(self._fd)
+        self._armed = wanted
 
 
 class DeviceWriter:

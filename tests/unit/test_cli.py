@@ -17,6 +17,7 @@ import pytest
 import xenpy
 from conformance.store_thread import PATIENCE, StoreThread
 from xenpy.cli.main import EXIT_FAILED, EXIT_NO_XEN, EXIT_USAGE, main
+from xenpy.lifecycle import REFRESH, REFRESH_ERROR, REFRESHED
 from xenpy.service import claim_kind
 from xenpy.store_pyxs import Op
 from xenpy.types import DomId
@@ -44,7 +45,14 @@ def nodes(store: StoreThread) -> set[str]:
 # ------------------------------------------------------------------ words
 
 
-@pytest.mark.parametrize("verb", [[], ["serve"], ["attach"], ["detach"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "verb",
+    [
+        [], ["serve"], ["attach"], ["detach"], ["block"], ["block", "info"], ["block", "read"],
+        ["block", "write"], ["block", "bench"], ["block", "resize"],
+    ],
+    ids=" ".join,
+)  # fmt: skip
 def test_help_says_how_it_is_used(verb: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main([*verb, "--help"])
@@ -84,6 +92,14 @@ def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
         ["attach", "block", "7", "--kind", "a/b"],
         ["attach", "block", "7", "--force"],
         ["detach", "block", "7", "--frobnicate"],
+        ["block"],
+        ["block", "read"],
+        ["block", "read", "xvda", "--offset", "-1"],
+        ["block", "read", "xvda", "--length", "1KB"],
+        ["block", "read", "xvda", "--offset", "٣"],
+        ["block", "bench", "xvda", "--op", "trim"],
+        ["block", "info", "xvda", "--queues", "two"],
+        ["block", "info", "xvda", "--timeout", "0"],
     ],
     ids=" ".join,
 )
@@ -105,6 +121,13 @@ def test_an_argument_that_makes_no_sense_is_wrong_usage(
         (["attach", "blokc", "7"], r"no driver 'blokc'"),
         (["serve", "block", "force"], r"'force' is not key=value"),
         (["serve", "block", "speed=11"], r"block has no option 'speed'.*It takes force: "),
+        (["serve", "block", "-v", "speed=11"], r"block has no option 'speed'"),
+        (["attach", "block", "7", "vdev=xvda", "-q", "mode=x"], r"mode is 'x'"),
+        (["serve", "block", "direct=yes"], r"direct is 'yes'; give 0 or 1"),
+        (["serve", "block", "--filter", "slow"], r"no filter 'slow'; there are cow, delay"),
+        (["serve", "block", "--filter", "stats", "--filter", "log"], r"log: path is ''; give "),
+        (["serve", "block", "filter=stats", "--filter", "stats"], r"are the same: give one"),
+        (["attach", "block", "7", "vdev=xvda", "filter=delay,red=1"], r"it takes read, write"),
         (["attach", "block", "7"], r"vdev=xvda"),
         (["attach", "block", "7", "xvda"], r"'xvda' is not key=value"),
         (["attach", "block", "7", "=xvda"], r"'=xvda' is not key=value"),
@@ -296,6 +319,44 @@ def test_a_value_error_elsewhere_is_a_bug_and_not_called_wrong_usage(
         main(["attach", *DISK, "--store", store.path])
 
 
+# ------------------------------------------------------------------ block resize
+
+
+def answered(store: StoreThread, monkeypatch: pytest.MonkeyPatch, error: str) -> None:
+    """A backend that has answered what will be asked."""
+    monkeypatch.setattr("secrets.token_hex", lambda _: "token")
+    for key, value in ((REFRESHED, "token"), (REFRESH_ERROR, error), ("sectors", "4096")):
+        store.ask(lambda fake, key=key, value=value: fake.write(f"{BACKEND}/{key}", value))
+
+
+def test_a_resize_is_asked_for_and_the_new_size_told(
+    store: StoreThread, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answered(store, monkeypatch, "")
+    words = ["block", "resize", "7", "vdev=xvda", "--store", store.path]
+    assert main(words) == 0
+    assert capsys.readouterr().out == "4096 sectors\n"
+    assert store.ask(lambda fake: fake.get(f"{BACKEND}/{REFRESH}")) == "token"
+    assert main([*words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"backend": BACKEND, "sectors": 4096}
+
+
+def test_a_resize_that_fails_says_why(
+    store: StoreThread, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["block", "resize", "7", "vdev=xvda", "--timeout", "0.2", "--store", store.path]
+    before = nodes(store)
+    assert main(words) == EXIT_FAILED
+    assert capsys.readouterr().err == f"xenpy: there is no device {BACKEND}\n"
+    assert nodes(store) == before
+    answered(store, monkeypatch, "the image is empty")
+    assert main(words) == EXIT_FAILED
+    assert capsys.readouterr().err == "xenpy: the image is empty\n"
+    store.ask(lambda fake: fake.write(f"{BACKEND}/{REFRESHED}", "another"))
+    assert main(words) == EXIT_FAILED
+    assert "no backend answered within 0.2 s" in capsys.readouterr().err
+
+
 # ------------------------------------------------------------------ attach and detach
 
 
@@ -326,6 +387,7 @@ def test_attach_makes_the_nodes_that_libxl_makes_and_detach_removes_them(
         f"{BACKEND}/device-type": "disk",
         f"{BACKEND}/type": "tap",
         f"{BACKEND}/removable": "0",
+        f"{BACKEND}/discard-enable": "0",
         f"{BACKEND}/params": f"aio:{Path('disk.img').absolute()}",
         f"{BACKEND}/state": "2",
         f"{BACKEND}/hotplug-error": "",

@@ -17,14 +17,17 @@ LAYERS: list[set[str]] = [
     {"errors", "types"},
     {"_ffi"},
     {"handles"},
-    {"memory", "gnttab", "evtchn", "ctrl", "wire", "ring", "xenbus", "paths"},
+    {"memory", "gnttab", "evtchn", "calls", "ctrl", "wire", "ring", "xenbus", "paths"},
     {
         "store_wire", "store_pyxs", "store_writer", "store_connection", "store_nodes",
         "store_transaction", "store_wait", "store_watch", "xenstore",
     },
-    {"devlog", "runtime"},
+    {"devlog", "runtime", "ports"},
     {"backend"},
-    {"device_nodes", "lifecycle", "service", "attach", "driver"},
+    {
+        "device_nodes", "lifecycle", "service", "attach", "driver", "frontend_nodes", "frontend",
+        "frontend_life",
+    },
     {"drivers"},
     {"daemon", "cli"},
 ]  # fmt: skip
@@ -84,7 +87,7 @@ def test_a_module_imports_what_is_above_it_only(path: Path) -> None:
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_only_the_bindings_know_cffi(path: Path) -> None:
     own = first_name(path)
-    allowed = {"_ffi", "memory", "gnttab", "evtchn", "ctrl", "ring", "testing"}
+    allowed = {"_ffi", "memory", "gnttab", "evtchn", "calls", "ctrl", "ring", "testing"}
     if any(name.split(".")[0] == "_ffi" for name in imported(path)):
         assert own in allowed
     if own != "_ffi":

@@ -12,10 +12,10 @@ from collections.abc import Awaitable, Callable, Mapping
 import pytest
 
 from xenpy import lifecycle
-from xenpy.backend import Device, DeviceContext, Keys
+from xenpy.backend import Device, DeviceContext, DeviceError, Keys
 from xenpy.devlog import TokenBucket
 from xenpy.errors import PeerError
-from xenpy.lifecycle import ATTACHED
+from xenpy.lifecycle import ATTACHED, REFRESH, REFRESH_ERROR, REFRESHED
 from xenpy.service import MAX_BACKEND_KEYS, Service
 from xenpy.store_pyxs import Op
 from xenpy.testing.fake_xen import FakeXen
@@ -55,6 +55,18 @@ class Recorder(Device):
 
     async def close(self) -> None:
         self.journal.append("close")
+
+
+class Growing(Recorder):
+    """What it serves is larger each time that it looks; the third time it is gone."""
+
+    async def refresh(self) -> Keys:
+        self.journal.append("refresh")
+        await self.gate.wait()
+        count = self.journal.count("refresh")
+        if count == 3:
+            raise DeviceError("it has gone")
+        return {"size": 100 * count}
 
 
 class Bucket(TokenBucket):
@@ -125,7 +137,9 @@ class Bench:
         self.show(4)
 
 
-def on_bench(test: Callable[[Bench], Awaitable[None]], timeout: float = 5.0) -> None:
+def on_bench(
+    test: Callable[[Bench], Awaitable[None]], timeout: float = 5.0, kind: type[Recorder] = Recorder
+) -> None:
     """Run `test`; each request to xenstored may take `timeout` seconds."""
 
     async def main() -> None:
@@ -133,7 +147,7 @@ def on_bench(test: Callable[[Bench], Awaitable[None]], timeout: float = 5.0) -> 
         async with FakeXenstored() as fake, Store.open(fake.path, timeout) as store:
             fake.introduce(GUEST)
             service = Service(
-                store, "vtest", lambda context: Recorder(context, bench.journal, bench.gate),
+                store, "vtest", lambda context: kind(context, bench.journal, bench.gate),
                 xen=xen.domain(0),
             )  # fmt: skip
             bench = Bench(fake, service)
@@ -265,6 +279,114 @@ def test_a_device_is_connected_once_at_a_time() -> None:
         bench.gate.set()
         await bench.until(lambda: bench.journal.count("connect") == 2)
         assert bench.journal[2:] == ["stop", "disconnect", "prepare", "connect"]
+
+    on_bench(test)
+
+
+# ------------------------------------------------------------------ what is served changes
+
+
+def ask_again(bench: Bench, token: str) -> None:
+    bench.fake.write(f"{BACK}/{REFRESH}", token)
+
+
+async def answer(bench: Bench, token: str) -> str | None:
+    """Wait for the answer to `token`; what went wrong, empty if nothing."""
+    await bench.until(lambda: bench.fake.get(f"{BACK}/{REFRESHED}") == token)
+    return bench.fake.get(f"{BACK}/{REFRESH_ERROR}")
+
+
+def writes_of(bench: Bench, *keys: str) -> list[str]:
+    """A list that fills with these keys as the backend writes them."""
+    seen: list[str] = []
+
+    def look(request: Request) -> None:
+        if request.op == Op.WRITE:
+            path = request.payload.split(b"\0")[0].decode()
+            seen.extend(key for key in keys if path == f"{BACK}/{key}")
+
+    bench.fake.on_request = look
+    return seen
+
+
+def test_a_backend_that_is_asked_to_looks_again_and_tells_the_frontend() -> None:
+    """As blkback's xen_vbd_resize does: the keys, then the state, which stays what it is."""
+
+    async def test(bench: Bench) -> None:
+        await bench.connect()
+        seen = writes_of(bench, "size", "state")
+        for turn, token in enumerate(("a", "b"), 1):
+            ask_again(bench, token)
+            assert await answer(bench, token) == ""
+            assert bench.fake.get(f"{BACK}/size") == str(100 * turn)
+        assert seen == ["size", "state", "size", "state"]
+        assert bench.state() == "4"
+        # What has been answered is not done again.
+        ask_again(bench, "b")
+        bench.show(4)
+        await asyncio.sleep(0.05)
+        assert bench.journal == ["prepare", "connect", "refresh", "refresh"]
+        ask_again(bench, "c")
+        assert await answer(bench, "c") == "it has gone"
+        assert seen[4:] == ["state"]
+        assert bench.state() == "4"
+        await bench.comes_and_goes()
+
+    on_bench(test, kind=Growing)
+
+
+def test_a_frontend_that_is_not_there_yet_will_read_the_new_keys() -> None:
+    async def test(bench: Bench) -> None:
+        bench.make()
+        await bench.reach("2")
+        ask_again(bench, "a")
+        assert await answer(bench, "a") == ""
+        assert (bench.fake.get(f"{BACK}/size"), bench.state()) == ("100", "2")
+
+    on_bench(test, kind=Growing)
+
+
+def test_a_state_of_the_toolstack_s_is_not_overwritten() -> None:
+    """It asks for a close while the backend looks."""
+
+    async def test(bench: Bench) -> None:
+        await bench.connect()
+        bench.gate.clear()
+        ask_again(bench, "a")
+        await bench.until(lambda: "refresh" in bench.journal)
+        bench.fake.write(f"{BACK}/state", "5")
+        bench.gate.set()
+        assert await answer(bench, "a") == ""
+        assert bench.state() == "5"
+        bench.show(6)
+        await bench.reach("6")
+
+    on_bench(test, kind=Growing)
+
+
+def test_a_store_that_does_not_answer_holds_up_its_device_for_so_long_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lifecycle, "DISCONNECT_BOUND", 0.05)
+
+    async def test(bench: Bench) -> None:
+        await bench.connect()
+        bench.gate.clear()
+        ask_again(bench, "a")
+        assert await answer(bench, "a") == "the store does not answer"
+        bench.gate.set()
+        bench.show(5)
+        await bench.reach("5")
+
+    on_bench(test, kind=Growing)
+
+
+def test_a_driver_that_cannot_look_again_says_so() -> None:
+    async def test(bench: Bench) -> None:
+        await bench.connect()
+        ask_again(bench, "a")
+        assert await answer(bench, "a") == "vtest has nothing that could change"
+        assert bench.state() == "4"
 
     on_bench(test)
 

@@ -17,7 +17,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ("pyproject.toml", "setup.py", "README.md", "LICENSE", "xenpy", "drivers")
-BUILT = {"_ffi/_stable", "_ffi/_xenctrl"}
+BUILT = {
+    "_ffi/_stable", "_ffi/_xenctrl", "drivers/block/_engine", "drivers/block/xenpy-block-worker",
+}  # fmt: skip
 SDIST = "import sys; from setuptools.build_meta import build_sdist; build_sdist(sys.argv[1])"
 NOT_THERE = "\nint xenpy_of_no_release(void);\n"
 
@@ -63,7 +65,9 @@ def wheel_of(source: Path, directory: Path) -> subprocess.CompletedProcess[str]:
 def copy(top: Path) -> Path:
     """What a package is made of, in a tree of its own that may be written to."""
     top.mkdir()
-    left_out = shutil.ignore_patterns("__pycache__", "*.so", "*.o", "_stable.c", "_xenctrl.c")
+    left_out = shutil.ignore_patterns(
+        "__pycache__", "*.so", "*.o", "*-worker", "_stable.c", "_xenctrl.c", "_engine.c"
+    )
     for name in SOURCES:
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, top / name, symlinks=True, ignore=left_out)
@@ -83,8 +87,12 @@ def files(package: Path) -> set[str]:
 
 
 def extensions(names: set[str]) -> set[str]:
-    """The compiled modules among them, each by its name without a suffix."""
-    return {name.partition(".")[0] for name in names if name.endswith(".so")}
+    """What was compiled among them: modules, each by its name without a suffix, and programs."""
+    return {name.partition(".")[0] for name in names if compiled(name)}
+
+
+def compiled(name: str) -> bool:
+    return name.endswith((".so", "-worker"))
 
 
 def environment(directory: Path) -> Path:
@@ -131,7 +139,7 @@ def test_a_wheel_from_the_sdist_is_the_whole_package(tmp_path: Path) -> None:
     assert Path(probe(python, tmp_path)["xenpy"]).parent == package
     found = files(package)
     assert extensions(found) == BUILT
-    assert {name for name in found if not name.endswith(".so")} == wanted
+    assert {name for name in found if not compiled(name)} == wanted
     assert os.access(package / "data/block-xenpy", os.X_OK), "libxl executes it"
 
 
@@ -161,13 +169,13 @@ def test_without_libxenctrl_all_else_is_built(tmp_path: Path) -> None:
     assert built.returncode == 0, built.stdout + built.stderr
     (wheel,) = (tmp_path / "wheel").iterdir()
     shutil.unpack_archive(wheel, tmp_path / "unpacked", "zip")
-    assert extensions(files(tmp_path / "unpacked/xenpy")) == {"_ffi/_stable"}
+    assert extensions(files(tmp_path / "unpacked/xenpy")) == BUILT - {"_ffi/_xenctrl"}
 
     out = tmp_path / "by-hand"
     done = run(sys.executable, "-W", "ignore", "-m", "xenpy._ffi.build", out, cwd=source)
     assert done.returncode == 0, done.stderr
     assert "xenpy._ffi._xenctrl does not compile and is left out" in done.stderr
-    assert extensions(files(out / "xenpy")) == {"_ffi/_stable"}
+    assert extensions(files(out / "xenpy")) == BUILT - {"_ffi/_xenctrl"}
 
 
 @pytest.mark.parametrize("how", ["pip", "by hand"])

@@ -16,7 +16,14 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from xenpy.errors import PeerError, XenError
-from xenpy.runtime import SPURIOUS_ALLOWED, Deferred, Queue, QueueThread, in_thread
+from xenpy.runtime import (
+    SPURIOUS_ALLOWED,
+    Deferred,
+    Queue,
+    QueueThread,
+    StopSignal,
+    in_thread,
+)
 from xenpy.types import Port
 
 
@@ -34,6 +41,9 @@ class Channels:
         os.eventfd_read(self.fd)
         return [Port(5)]
 
+    def notify(self, port: Port) -> None:
+        raise AssertionError("nobody is notified here")
+
     def unmask(self, ports: Sequence[Port]) -> None:
         assert ports == [Port(5)]
         self.journal.append("unmask")
@@ -42,17 +52,16 @@ class Channels:
 class FakeQueue(Queue):
     def __init__(self) -> None:
         self.journal: list[str] = []
-        self.channels = Channels(self.journal)
+        self.channels: Channels = Channels(self.journal)
         self.work: list[int] = []
         self.fail_open: Exception | None = None
         self.fail_service: Exception | None = None
         self.served = threading.Event()
 
-    def open(self) -> Channels:
+    def open(self) -> None:
         self.journal.append("open")
         if self.fail_open is not None:
             raise self.fail_open
-        return self.channels
 
     def service(self) -> int:
         if self.fail_service is not None:
@@ -140,12 +149,12 @@ def test_a_storm_of_empty_events_is_held_off(monkeypatch: pytest.MonkeyPatch) ->
     queue = FakeQueue()
     waits: list[float] = []
 
-    def held_off(_: QueueThread, seconds: float) -> bool:
+    def held_off(_: StopSignal, seconds: float) -> bool:
         waits.append(seconds)
         queue.journal.append("held off")
         return False
 
-    monkeypatch.setattr(QueueThread, "_stopped_within", held_off)
+    monkeypatch.setattr(StopSignal, "wait", held_off)
 
     def body(_: QueueThread) -> None:
         # The first look is at the ring as it was found.
@@ -166,7 +175,7 @@ def test_a_storm_of_empty_events_is_held_off(monkeypatch: pytest.MonkeyPatch) ->
 def test_work_ends_a_hold_off(monkeypatch: pytest.MonkeyPatch) -> None:
     queue = FakeQueue()
     waits: list[float] = []
-    monkeypatch.setattr(QueueThread, "_stopped_within", lambda _, seconds: waits.append(seconds))
+    monkeypatch.setattr(StopSignal, "wait", lambda _, seconds: waits.append(seconds))
 
     def body(_: QueueThread) -> None:
         for turn in range(2 * SPURIOUS_ALLOWED):
