@@ -9,30 +9,33 @@ request alone.
 
 Requests are carried out in ring order; neighbours on the disk become one vectored call.
 FLUSH is served as blkback and QEMU serve it: first everything before it is made durable,
-then its segments, if it has any, are written.
+then its segments, if it has any, are written.  WRITE_BARRIER is that and one more flush:
+its own data is durable before anything after it is written.
 """
 
 from __future__ import annotations
 
 import errno
-import traceback
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from xenpy.backend import DeviceContext
 from xenpy.drivers.block.grant_cache import GrantCache
 from xenpy.drivers.block.protocol import (
-    MAX_SEGMENTS,
+    OP_DISCARD,
     OP_FLUSH_DISKCACHE,
     OP_READ,
+    OP_WRITE_BARRIER,
     RSP_EOPNOTSUPP,
     RSP_ERROR,
     RSP_OKAY,
     SECTOR_SHIFT,
+    Indirect,
     Request,
 )
 from xenpy.drivers.block.store import Store
+from xenpy.drivers.block.store_failure import errno_of
 from xenpy.errors import XenError
 from xenpy.gnttab import CopySegment, GrantTable
 from xenpy.memory import LocalMemory
@@ -41,22 +44,31 @@ from xenpy.types import PAGE_SIZE, GrantRef
 __all__ = ["BATCH_LIMIT", "Counters", "Datapath"]
 
 BATCH_LIMIT: Final = 32
-"""Requests served in one go: a one-page ring.  Bounds the pool and the time between
-looks at the stop signal."""
-MAX_REQUEST_BYTES: Final = MAX_SEGMENTS * PAGE_SIZE
+"""Requests taken in one go: a one-page ring.  Bounds the time between looks at the stop
+signal."""
+POOL_PAGES: Final = 1024
+"""Pages of data that are under way at once, per queue; a batch of more is served in pieces.
+Less than `grant_cache.MAX_PAGES`, so that a piece can be mapped whole."""
+FLUSHES: Final = (OP_FLUSH_DISKCACHE, OP_WRITE_BARRIER)
+ALONE: Final = (*FLUSHES, OP_DISCARD)
+"""Operations that are no neighbours of what comes before them."""
 
 
 @dataclass(slots=True)
 class Counters:
-    """What a disk has done; the first five as sysfs of the kernel's blkback names them."""
+    """What a disk has done; the first six as sysfs of the kernel's blkback names them."""
 
     rd_req: int = 0
     wr_req: int = 0
     f_req: int = 0
+    ds_req: int = 0
     rd_sect: int = 0
     wr_sect: int = 0
+    ds_sect: int = 0
     requests: int = 0
+    indirect: int = 0
     batches: int = 0
+    wakeups: int = 0
     notifications: int = 0
     refused: int = 0
     errors: int = 0
@@ -64,6 +76,11 @@ class Counters:
     grants_mapped: int = 0
     grants_unmapped: int = 0
     grants_copied: int = 0
+
+    def add(self, others: Mapping[str, int]) -> None:
+        """Add counts of the same names."""
+        for name, value in others.items():
+            setattr(self, name, getattr(self, name) + value)
 
 
 @dataclass(slots=True)
@@ -77,7 +94,7 @@ class _Job:
 
     request: Request
     status: int = RSP_OKAY
-    buffers: list[memoryview] = field(default_factory=list[memoryview])
+    buffers: Sequence[memoryview] = ()
     pool_offset: int | None = None
 
 
@@ -101,6 +118,7 @@ class Datapath:
         *,
         persistent: bool,
     ) -> None:
+        self._context = context
         self._log = context.log
         self._domid = context.domid
         self._grants = grants
@@ -110,8 +128,37 @@ class Datapath:
         if persistent:
             self._cache = GrantCache(grants, context.domid, context.name, context.deferred)
         # Pages of the pool come into being when first used.
-        self._pool = LocalMemory(BATCH_LIMIT * MAX_REQUEST_BYTES)
+        self._pool = LocalMemory(POOL_PAGES * PAGE_SIZE)
         self._pool_view = self._pool.view()
+
+    def copy_tables(self, requests: Sequence[Indirect]) -> list[bytes | None]:
+        """The segments of indirect requests, copied out of the guest's pages once (XSA-155).
+
+        Out of mapped pages, else by one grant copy for all.  None: they cannot be read.
+        """
+        self._counters.indirect += len(requests)
+        cache = self._cache
+        if cache is not None:
+            cache.prepare(GrantRef(gref) for request in requests for gref in request.grefs)
+            self._count_grants(cache)
+        tables = [None if cache is None else _mapped_table(one, cache) for one in requests]
+        segments: list[CopySegment] = []
+        places: dict[int, tuple[int, int]] = {}
+        for number, request in enumerate(requests):
+            if tables[number] is not None:
+                continue
+            start = len(segments)
+            for gref, length in request.parts:
+                # The pool is idle between batches; what is copied there is taken out at once.
+                here = self._pool, len(segments) * PAGE_SIZE
+                segments.append(CopySegment((self._domid, GrantRef(gref), 0), here, length))
+            places[number] = start, len(segments)
+        statuses = self._grant_copy(segments)
+        for number, (start, end) in places.items():
+            if not any(statuses[start:end]):
+                size = (end - start) * PAGE_SIZE
+                tables[number] = bytes(self._pool_view[start * PAGE_SIZE :][:size])
+        return tables
 
     def execute(self, requests: Sequence[Request]) -> list[int]:
         """Carry out at most `BATCH_LIMIT` requests.  Returns the status of each.
@@ -119,6 +166,9 @@ class Datapath:
         Nothing of a request is in flight any more when its status is known, so that a
         page may be unmapped and a response pushed.
         """
+        return [status for piece in _pieces(requests) for status in self._execute(piece)]
+
+    def _execute(self, requests: Sequence[Request]) -> list[int]:
         jobs = [_Job(request) for request in requests]
         try:
             self._place(jobs)
@@ -130,31 +180,30 @@ class Datapath:
             for job in jobs:
                 for view in job.buffers:
                     view.release()
-        for job in jobs:
-            self._count(job)
+        self._count(jobs)
         return [job.status for job in jobs]
 
     def close(self) -> None:
-        """Unmap every data page and give the pool back."""
+        """Unmap every data page and give the pool back, once the store has let go of it."""
         if self._cache is not None:
             self._cache.close()
             self._count_grants(self._cache)
         self._pool_view.release()
-        self._pool.close()
+        self._context.deferred.close(self._pool, self._context.name)
 
     def _place(self, jobs: Sequence[_Job]) -> None:
         """Find each request's data: mapped pages, or a piece of the pool."""
         cache = self._cache
         if cache is not None:
-            cache.prepare(GrantRef(s.gref) for job in jobs for s in job.request.segments)
+            cache.prepare([segment[0] for job in jobs for segment in job.request.segments])
             self._count_grants(cache)
         offset = 0
         for job in jobs:
-            size = job.request.sectors << SECTOR_SHIFT
-            if size == 0 or (cache is not None and _use_mapped(job, cache)):
+            if not job.request.segments or (cache is not None and _use_mapped(job, cache)):
                 continue
+            size = job.request.sectors << SECTOR_SHIFT
             job.pool_offset = offset
-            job.buffers.append(self._pool_view[offset : offset + size])
+            job.buffers = [self._pool_view[offset : offset + size]]
             # The next request starts on a page of its own, so that a copy stays within one.
             offset += -(-size // PAGE_SIZE) * PAGE_SIZE
 
@@ -170,24 +219,32 @@ class Datapath:
             local = job.pool_offset
             for gref, first, last in job.request.segments:
                 length = (last - first + 1) << SECTOR_SHIFT
-                foreign = self._domid, GrantRef(gref), first << SECTOR_SHIFT
+                foreign = self._domid, gref, first << SECTOR_SHIFT
                 here = self._pool, local
                 source, target = (foreign, here) if from_guest else (here, foreign)
                 segments.append(CopySegment(source, target, length))
                 owners.append(job)
                 local += length
+        for job, status in zip(owners, self._grant_copy(segments), strict=True):
+            if status != 0:
+                job.status = RSP_ERROR
+
+    def _grant_copy(self, segments: Sequence[CopySegment]) -> list[int]:
+        """One call for all; the status of each, 0 if it was copied."""
         if not segments:
-            return
+            return []
         self._counters.grants_copied += len(segments)
         try:
             statuses = self._grants.copy(segments)
         except XenError as error:
             self._log.warning("grant copy of %d segments failed: %s", len(segments), error)
-            statuses = [RSP_ERROR] * len(segments)
-        for job, segment, status in zip(owners, segments, statuses, strict=True):
-            if status != 0 and job.status == RSP_OKAY:
-                self._log.info("grant copy failed with status %d: %r", status, segment)
-                job.status = RSP_ERROR
+            return [RSP_ERROR] * len(segments)
+        failed = [number for number, status in enumerate(statuses) if status != 0]
+        if failed:
+            text = "grant copy failed for %d of %d segments, the first with status %d: %r"
+            first = failed[0]
+            self._log.info(text, len(failed), len(segments), statuses[first], segments[first])
+        return statuses
 
     def _run(self, jobs: Sequence[_Job]) -> None:
         """The I/O, in order; neighbours together."""
@@ -195,25 +252,33 @@ class Datapath:
         for job in jobs:
             if job.status != RSP_OKAY:
                 continue
-            flush = job.request.operation == OP_FLUSH_DISKCACHE
-            if neighbours and (flush or not _follows(neighbours[-1].request, job.request)):
+            operation = job.request.operation
+            alone = operation in ALONE
+            if neighbours and (alone or not _follows(neighbours[-1].request, job.request)):
                 self._transfer(neighbours)
                 neighbours = []
-            if flush:
-                self._flush(job)
-            if job.request.sectors and job.status == RSP_OKAY:
+            if alone:
+                self._act(job)
+            if job.request.segments and job.status == RSP_OKAY:
                 neighbours.append(job)
+            if operation == OP_WRITE_BARRIER and neighbours:
+                self._transfer(neighbours)
+                neighbours = []
+                if job.status == RSP_OKAY:
+                    self._act(job)
         if neighbours:
             self._transfer(neighbours)
 
     def _transfer(self, jobs: Sequence[_Job]) -> None:
         """One vectored read or write for requests that follow each other on the disk."""
         first = jobs[0].request
-        buffers = [view for job in jobs for view in job.buffers]
+        buffers = jobs[0].buffers if len(jobs) == 1 else [v for job in jobs for v in job.buffers]
         offset = first.sector << SECTOR_SHIFT
         try:
             if first.operation == OP_READ:
                 self._store.readv(buffers, offset)
+            elif self._store.flush_failed:
+                raise OSError(errno.EIO, "an earlier flush failed: writes are lost")
             else:
                 self._store.writev(buffers, offset)
         except Exception as error:
@@ -224,47 +289,78 @@ class Datapath:
                 return
             jobs[0].status = self._status_of(error, jobs[0].request)
 
-    def _flush(self, job: _Job) -> None:
+    def _act(self, job: _Job) -> None:
+        """Flush or discard."""
+        request = job.request
         try:
-            self._store.flush()
+            if request.operation in FLUSHES:
+                self._store.flush()
+            else:
+                self._store.discard(request.sector << SECTOR_SHIFT, request.sectors << SECTOR_SHIFT)
         except Exception as error:
-            self._counters.flushes_failed += 1
-            job.status = self._status_of(error, job.request)
+            if request.operation in FLUSHES:
+                self._store.flush_failed = True
+                self._counters.flushes_failed += 1
+            job.status = self._status_of(error, request)
 
     def _status_of(self, error: Exception, request: Request) -> int:
-        """An OSError's errno chooses the status; anything else is a bug of the store's.
+        what = f"operation {request.operation} at {request.sector} of {request.sectors} sectors"
+        number = errno_of(error, self._log, what)
+        # Of all that was offered only a discard may turn out not to be supported: for a flush
+        # or barrier blkfront would take that for success.
+        unsupported = number == errno.EOPNOTSUPP and request.operation == OP_DISCARD
+        return RSP_EOPNOTSUPP if unsupported else RSP_ERROR
 
-        The log gets text, not the exception: a handler that keeps its records would keep the
-        traceback, its frames and so their views of the guest's pages.
-        """
-        what = request.operation, request.sector, request.sectors
-        if not isinstance(error, OSError):
-            text = "".join(traceback.format_exception(error))
-            self._log.error("operation %d at %d of %d sectors\n%s", *what, text)
-            return RSP_ERROR
-        self._log.warning("operation %d at %d of %d sectors: %s", *what, str(error))
-        return RSP_EOPNOTSUPP if error.errno == errno.EOPNOTSUPP else RSP_ERROR
-
-    def _count(self, job: _Job) -> None:
-        counters, request = self._counters, job.request
-        if request.operation == OP_READ:
-            counters.rd_req += 1
-        elif request.operation == OP_FLUSH_DISKCACHE:
-            counters.f_req += 1
-        else:
-            counters.wr_req += 1
-        if job.status != RSP_OKAY:
-            counters.errors += 1
-        elif request.operation == OP_READ:
-            counters.rd_sect += request.sectors
-        else:
-            counters.wr_sect += request.sectors
+    def _count(self, jobs: Sequence[_Job]) -> None:
+        counters = self._counters
+        for job in jobs:
+            _, operation, _, sectors, _ = job.request
+            if job.status != RSP_OKAY:
+                counters.errors += 1
+                sectors = 0
+            if operation == OP_READ:
+                counters.rd_req += 1
+                counters.rd_sect += sectors
+            elif operation == OP_DISCARD:
+                counters.ds_req += 1
+                counters.ds_sect += sectors
+            else:
+                counters.wr_sect += sectors
+                if operation in FLUSHES:
+                    counters.f_req += 1
+                else:
+                    counters.wr_req += 1
 
     def _count_grants(self, cache: GrantCache) -> None:
         counters = self._counters
         counters.grants_mapped += cache.maps
         counters.grants_unmapped += cache.unmaps
         cache.maps = cache.unmaps = 0
+
+
+def _pieces(requests: Sequence[Request]) -> Iterator[list[Request]]:
+    """Cut a batch into pieces of at most `POOL_PAGES` pages."""
+    piece: list[Request] = []
+    pages = 0
+    for request in requests:
+        pages += len(request.segments)
+        if pages > POOL_PAGES:
+            yield piece
+            piece, pages = [], len(request.segments)
+        piece.append(request)
+    if piece:
+        yield piece
+
+
+def _mapped_table(request: Indirect, cache: GrantCache) -> bytes | None:
+    """Copy the segments out of the pages that stay mapped.  None if one of them is not."""
+    table = b""
+    for gref, length in request.parts:
+        page = cache.pages.get(GrantRef(gref))
+        if page is None:
+            return None
+        table += page[:length]
+    return table
 
 
 def _follows(one: Request, other: Request) -> bool:
@@ -275,12 +371,14 @@ def _follows(one: Request, other: Request) -> bool:
 
 def _use_mapped(job: _Job, cache: GrantCache) -> bool:
     """Point `job` at the guest's own pages.  False if one of them is not mapped."""
+    pages = cache.pages
+    buffers: list[memoryview] = []
     for gref, first, last in job.request.segments:
-        page = cache.page(GrantRef(gref))
+        page = pages.get(gref)
         if page is None:
-            for view in job.buffers:
+            for view in buffers:
                 view.release()
-            job.buffers.clear()
             return False
-        job.buffers.append(page[first << SECTOR_SHIFT : (last + 1) << SECTOR_SHIFT])
+        buffers.append(page[first << SECTOR_SHIFT : (last + 1) << SECTOR_SHIFT])
+    job.buffers = buffers
     return True

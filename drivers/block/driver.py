@@ -10,6 +10,10 @@ from typing import Final
 from xenpy.attach import DevicePlan
 from xenpy.driver import Driver
 from xenpy.drivers.block.back import BlockBackend
+from xenpy.drivers.block.filters.chain import parse_filters
+from xenpy.drivers.block.image import SCHEMES, parse_target
+from xenpy.drivers.block.sector_unit import parse_sector_unit
+from xenpy.drivers.block.settings import OPTIONS, Settings
 from xenpy.drivers.block.vdev import parse_vdev
 
 __all__ = ["DRIVER"]
@@ -19,7 +23,7 @@ KIND: Final = "vbd3"
 """libxl's directory for `backendtype=tap`, since Xen 4.19 (6d7d8d2b3e); no kernel driver
 claims it."""
 
-WORDS: Final = {"vdev", "target", "mode", "device-type"}
+WORDS: Final = {"vdev", "target", "mode", "device-type", "discard-enable", "filter", "sector-unit"}
 
 
 def plan(words: Mapping[str, str], kind: str) -> DevicePlan:
@@ -41,15 +45,24 @@ def plan(words: Mapping[str, str], kind: str) -> DevicePlan:
         raise ValueError(f"mode is {mode!r}; give r or w")
     if device_type not in ("disk", "cdrom"):
         raise ValueError(f"device-type is {device_type!r}; give disk or cdrom")
-    target = words.get("target", "")
+    discard = words.get("discard-enable", "1" if mode == "w" else "0")
+    if discard not in ("0", "1"):
+        raise ValueError(f"discard-enable is {discard!r}; give 0 or 1")
     backend: dict[str, str | int] = {
         "dev": vdev,
         "mode": mode,
         "device-type": device_type,
         "type": "tap",
         "removable": 1 if device_type == "cdrom" else 0,
-        "params": f"aio:{Path(target).absolute()}" if target else "",
+        "discard-enable": int(discard),
+        "params": _params(words.get("target", "")),
     }
+    if "filter" in words:
+        parse_filters(words["filter"])
+        backend["filter"] = words["filter"]
+    if "sector-unit" in words:
+        parse_sector_unit(words["sector-unit"])
+        backend["sector-unit"] = words["sector-unit"]
     return DevicePlan(
         frontend_kind=FRONTEND_KIND,
         backend_kind=kind,
@@ -59,11 +72,21 @@ def plan(words: Mapping[str, str], kind: str) -> DevicePlan:
     )
 
 
+def _params(target: str) -> str:
+    """As libxl writes them for `backendtype=tap`: `aio:` and the target, whatever it is."""
+    if not target:
+        return ""
+    if target.partition(":")[0] in SCHEMES:
+        return f"aio:{parse_target(target)}"
+    return f"aio:{Path(target).absolute()}"
+
+
 DRIVER: Final = Driver(
     name="block",
     kind=KIND,
-    summary="disks: raw files and block devices (blkif)",
+    summary="disks: raw files, block devices, memory, NBD and stores in Python (blkif)",
     backend=BlockBackend,
-    options={"force": "1: serve an image although it is open for writing elsewhere"},
+    options=OPTIONS,
     plan=plan,
+    check_options=Settings.parse,
 )

@@ -45,6 +45,10 @@ class GrantCache:
         owner: the device's name, for the log.
         deferred: takes mappings that a view still holds.
         max_pages: how many pages may be mapped at once.
+
+    Attributes:
+        pages: the whole pages that are mapped, by reference; to be read only.  A slice of one
+            is to be released before the next `prepare`.
     """
 
     def __init__(
@@ -60,7 +64,8 @@ class GrantCache:
         self._owner = owner
         self._deferred = deferred
         self._max_pages = max_pages
-        self._pages: dict[GrantRef, tuple[_Extent, memoryview]] = {}
+        self.pages: dict[GrantRef, memoryview] = {}
+        self._extent_of: dict[GrantRef, _Extent] = {}
         self._extents: OrderedDict[_Extent, None] = OrderedDict()
         self._batch = 0
         self.maps = 0
@@ -68,12 +73,12 @@ class GrantCache:
         self.unmaps = 0
 
     def __len__(self) -> int:
-        return len(self._pages)
+        return len(self.pages)
 
     def prepare(self, refs: Iterable[GrantRef]) -> None:
         """Start a batch: map what it needs and is not mapped, as far as that goes.
 
-        A reference that cannot be mapped is no error here.  It shows as None from `page`,
+        A reference that cannot be mapped is no error here.  It is missing in `pages`,
         together with those that were to be mapped with it: gntdev maps all or none of a
         call (XSA-361, XSA-365 and XSA-367 are about the pieces of a failed batch).  Their
         requests are served by grant copy, which has a status for each.
@@ -81,24 +86,18 @@ class GrantCache:
         self._batch += 1
         missing: dict[GrantRef, None] = {}
         for ref in refs:
-            known = self._pages.get(ref)
-            if known is None:
+            extent = self._extent_of.get(ref)
+            if extent is None:
                 missing[ref] = None
-            else:
-                known[0].used_in = self._batch
-                self._extents.move_to_end(known[0])
+            elif extent.used_in != self._batch:
+                extent.used_in = self._batch
+                self._extents.move_to_end(extent)
         wanted = list(missing)
         for start in range(0, len(wanted), EXTENT_PAGES):
-            extent = wanted[start : start + EXTENT_PAGES]
-            if not self._make_room(len(extent)):
+            together = wanted[start : start + EXTENT_PAGES]
+            if not self._make_room(len(together)):
                 return
-            self._map(extent)
-
-    def page(self, ref: GrantRef) -> memoryview | None:
-        """The whole page behind `ref`, or None.  The view is the cache's: slice it, and
-        release the slices before the next `prepare`."""
-        known = self._pages.get(ref)
-        return None if known is None else known[1]
+            self._map(together)
 
     def close(self) -> None:
         """Unmap everything."""
@@ -115,11 +114,12 @@ class GrantCache:
         extent = _Extent(mapping, refs, self._batch)
         self._extents[extent] = None
         for number, ref in enumerate(refs):
-            self._pages[ref] = extent, mapping.view(number * PAGE_SIZE, PAGE_SIZE)
+            self.pages[ref] = mapping.view(number * PAGE_SIZE, PAGE_SIZE)
+            self._extent_of[ref] = extent
 
     def _make_room(self, pages: int) -> bool:
         """Evict until `pages` more fit.  False if the current batch uses all that is mapped."""
-        while len(self._pages) + pages > self._max_pages:
+        while len(self.pages) + pages > self._max_pages:
             oldest = next(iter(self._extents), None)
             if oldest is None or oldest.used_in == self._batch:
                 return False
@@ -129,6 +129,7 @@ class GrantCache:
     def _evict(self, extent: _Extent) -> None:
         del self._extents[extent]
         for ref in extent.refs:
-            self._pages.pop(ref)[1].release()
+            self.pages.pop(ref).release()
+            del self._extent_of[ref]
         self.unmaps += len(extent.refs)
         self._deferred.close(extent.mapping, self._owner)

@@ -3,71 +3,71 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import asdict, replace
+from operator import sub
 
 from xenpy.backend import DeviceContext
 from xenpy.drivers.block.datapath import BATCH_LIMIT, Counters, Datapath
-from xenpy.drivers.block.frontend_keys import FrontendKeys
-from xenpy.drivers.block.protocol import Disk, Refusal, Request
+from xenpy.drivers.block.disk_memory import DiskMemory
+from xenpy.drivers.block.frontend_keys import QueueKeys
+from xenpy.drivers.block.protocol import RSP_ERROR, Disk, Indirect, Refusal, Request
+from xenpy.drivers.block.ring_engine import RingEngine
+from xenpy.drivers.block.ring_handles import RingHandles
 from xenpy.drivers.block.store import Store
-from xenpy.evtchn import EventChannels
 from xenpy.ring import BackRing
 from xenpy.runtime import Queue
-from xenpy.types import DOM0, Port
+from xenpy.types import Port
 
 __all__ = ["BlockQueue"]
 
 
-class BlockQueue(Queue):
-    """Owns the ring, the data pages and the port of one frontend; see `runtime.Queue`.
+class BlockQueue(Queue, RingEngine):
+    """Owns the ring, the data pages and the port of one queue; see `runtime.Queue`.
 
     Args:
         context: of the device.
         keys: what the frontend published, checked.
-        store: the disk; used by this queue alone until `close` has returned.
-        disk: what requests are checked against.
-        counters: counted up here.
+        store: the disk, which other queues use at the same time.
+        disk: what requests are checked against at first.
+        memory: what all queues of the disk share.
     """
+
+    where = "in Python"
 
     def __init__(
         self,
         context: DeviceContext,
-        keys: FrontendKeys,
+        keys: QueueKeys,
         store: Store,
         disk: Disk,
-        counters: Counters,
+        memory: DiskMemory,
     ) -> None:
         self._context = context
         self._keys = keys
         self._store = store
         self._disk = disk
-        self._counters = counters
+        self._memory = memory
+        self._counters = Counters()
+        self._told = 0, 0, 0, 0, 0
+        self._handles = RingHandles(context, keys)
         self._held = ExitStack()
         self._ring: BackRing
         self._datapath: Datapath
-        self._channels: EventChannels
         self._port: Port
 
-    def open(self) -> EventChannels:
+    def open(self) -> None:
         context, keys = self._context, self._keys
-        domid = context.domid
-        grants = context.xen.open_grants()
-        # Deferred like its mappings: it cannot close before the last of them.
-        self._held.callback(context.deferred.close, grants, context.name)
-        self._channels = self._held.enter_context(context.xen.open_evtchn())
-        if domid != DOM0:
-            # From here on this handle can bind to the frontend's domain only.  Linux knows no
-            # handle restricted to domain 0 (EINVAL), the frontend of a loopback.
-            self._channels.restrict(domid)
-        pages = grants.map(domid, keys.ring_refs, writable=True)
-        self._held.callback(context.deferred.close, pages, context.name)
-        self._ring = BackRing(pages, keys.abi.layout, nr_pages=len(keys.ring_refs))
+        self._held.callback(self._handles.close)
+        handles = self._handles.open()
+        self.channels = handles.channels
+        self._port = handles.port
+        self._ring = BackRing(handles.ring, keys.abi.layout, nr_pages=len(keys.ring_refs))
         self._datapath = Datapath(
-            context, grants, self._store, self._counters, persistent=keys.persistent
+            context, handles.grants, self._store, self._counters, persistent=keys.persistent
         )
         self._held.callback(self._datapath.close)
-        self._port = self._channels.bind_interdomain(domid, keys.event_channel)
-        return self._channels
 
     def service(self) -> int:
         slots = self._ring.take(BATCH_LIMIT)
@@ -76,24 +76,56 @@ class BlockQueue(Queue):
         if not slots:
             return 0
         abi = self._keys.abi
-        parsed = [abi.parse(slot, self._disk) for slot in slots]
+        parsed = self._parse(slots)
         accepted = [item for item in parsed if isinstance(item, Request)]
         refused = [item for item in parsed if isinstance(item, Refusal)]
+        answer = abi.reply.pack
         responses = [
-            abi.response(request.id, request.operation, status)
+            answer(request.id, request.operation, status)
             for request, status in zip(accepted, self._datapath.execute(accepted), strict=True)
         ]
         responses += [self._refuse(refusal) for refusal in refused]
         self._counters.requests += len(slots)
         self._counters.batches += 1
+        self._tell_xentop()
         if self._ring.push(responses):
             self._counters.notifications += 1
-            self._channels.notify(self._port)
+            self.channels.notify(self._port)
         return len(slots)
 
+    def _parse(self, slots: Sequence[bytes]) -> list[Request | Refusal]:
+        abi, disk = self._keys.abi, self._disk
+        parsed = [abi.parse(slot, disk) for slot in slots]
+        indirect = [item for item in parsed if isinstance(item, Indirect)]
+        tables = iter(self._datapath.copy_tables(indirect) if indirect else ())
+        return [
+            self._resolve(item, next(tables), disk) if isinstance(item, Indirect) else item
+            for item in parsed
+        ]
+
+    def _resolve(self, item: Indirect, table: bytes | None, disk: Disk) -> Request | Refusal:
+        if table is None:
+            reason = "the pages of its segments cannot be read"
+            return Refusal(item.id, item.operation, RSP_ERROR, reason)
+        return self._keys.abi.resolve(item, table, disk)
+
+    def resize(self, sectors: int) -> None:
+        self._disk = replace(self._disk, sectors=sectors)
+
+    def counters(self) -> Mapping[str, int]:
+        return asdict(self._counters) | {"wakeups": self.wakeups}
+
+    def release(self) -> None:
+        """Nothing outlives the thread."""
+
     def close(self) -> None:
-        # In reverse: port, data pages, ring, handles.  The I/O has ended: it is synchronous.
+        # In reverse: data pages, port, ring, handles.  The I/O has ended: it is synchronous.
         self._held.close()
+
+    def _tell_xentop(self) -> None:
+        now, told = self._counters, self._told
+        self._told = now.rd_req, now.rd_sect, now.wr_req, now.wr_sect, now.errors
+        self._memory.add(*map(sub, self._told, told))
 
     def _refuse(self, refusal: Refusal) -> bytes:
         self._counters.refused += 1

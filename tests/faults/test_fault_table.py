@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 
 import pytest
 from table import FAULTS, PAGE, ROOT, Fault, render
@@ -21,6 +23,15 @@ def test_what_is_replaced_is_there_once(fault: Fault) -> None:
     assert fault.new != fault.old
     if fault.file.endswith(".py"):
         ast.parse((ROOT / fault.file).read_text().replace(fault.old, fault.new))
+
+
+def test_each_killer_is_a_test() -> None:
+    files = sorted({fault.killer.partition("::")[0] for fault in FAULTS})
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--collect-only", *files],
+        cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert {fault.killer for fault in FAULTS} - set(done.stdout.splitlines()) == set()
 
 
 def test_the_page_shows_the_table() -> None:

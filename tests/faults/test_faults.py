@@ -8,7 +8,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
@@ -22,7 +23,8 @@ NEEDED = ("pyproject.toml", "xenpy", "drivers", "tests")
 LEFT_OUT = shutil.ignore_patterns("__pycache__", ".hypothesis", "vm", "xen", "lint", "faults")
 LIMIT = 240.0
 """Seconds for one killer, several times what the slowest needs on a busy machine."""
-BUILD = "from xenpy._ffi.build import stable; stable().compile(tmpdir='.')"
+AT_A_TIME = 4
+BUILD = "from xenpy._ffi.build import block_engine as engine, stable; {}().compile(tmpdir='.')"
 
 
 @dataclass(frozen=True)
@@ -113,12 +115,22 @@ def seed(top: Path, fault: Fault) -> None:
     path.write_text(text.replace(fault.old, fault.new))
     if path.suffix not in (".c", ".h"):
         return
+    part = "engine" if path.parent.name == "engine" else "stable"
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", BUILD], cwd=top, text=True, check=False,
+        [sys.executable, "-W", "ignore", "-c", BUILD.format(part)], cwd=top, text=True, check=False,
         env={**environment(top), "XENPY_WERROR": "1"}, stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
     assert done.returncode == 0, f"it does not compile, so nothing is shown:\n{done.stdout}"
+
+
+def wanted(request: pytest.FixtureRequest) -> list[Fault]:
+    """The faults that this run of pytest is about."""
+    return [
+        item.callspec.params["fault"]
+        for item in request.session.items
+        if isinstance(item, pytest.Function) and "unchanged" in item.fixturenames
+    ]
 
 
 @pytest.fixture(scope="session")
@@ -126,28 +138,47 @@ def unchanged(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Mapping[str, Result]:
     """Every killer that is wanted, once, without a fault."""
-    wanted = {
-        item.callspec.params["fault"].killer
-        for item in request.session.items
-        if isinstance(item, pytest.Function) and "unchanged" in item.fixturenames
-    }
+    killers = {fault.killer for fault in wanted(request)}
     top = copy(tmp_path_factory.mktemp("unchanged") / "xenpy")
-    done = run(top, sorted(wanted), LIMIT * len(wanted))
+    done = run(top, sorted(killers), LIMIT * len(killers))
     assert done.results, done.output
     return done.results
 
 
+def with_fault(fault: Fault, top: Path) -> Run:
+    seed(copy(top), fault)
+    done = run(top, [fault.killer], LIMIT if fault.hangs is None else fault.hangs)
+    shutil.rmtree(top)
+    return done
+
+
+@pytest.fixture(scope="session")
+def runs(
+    request: pytest.FixtureRequest,
+    unchanged: Mapping[str, Result],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Mapping[str, Future[Run]]]:
+    """Every killer with its fault.  Most of them wait for what does not come: several at a time."""
+    directory = tmp_path_factory.mktemp("faults")
+    pool = ThreadPoolExecutor(AT_A_TIME)
+    yield {
+        fault.name: pool.submit(with_fault, fault, directory / str(number))
+        for number, fault in enumerate(wanted(request))
+    }
+    pool.shutdown(cancel_futures=True)
+
+
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
-def test_killed(fault: Fault, unchanged: Mapping[str, Result], tmp_path: Path) -> None:
+@pytest.mark.timeout(3600)
+def test_killed(
+    fault: Fault, unchanged: Mapping[str, Result], runs: Mapping[str, Future[Run]]
+) -> None:
     good = unchanged.get(fault.killer)
     assert good is not None, f"no such test: {fault.killer}"
     assert good.outcome == "passed", good.text
-    limit = LIMIT if fault.hangs is None else fault.hangs
     if fault.hangs is not None:
         assert good.seconds < fault.hangs / 3, "too slow to tell whether it hangs"
-    top = copy(tmp_path / "xenpy")
-    seed(top, fault)
-    done = run(top, [fault.killer], limit)
+    done = runs[fault.name].result()
     if done.status is None:
         assert fault.hangs is not None, f"hangs, which this fault is not to do:\n{done.output}"
         return

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""The stores: one module for each kind of target."""
