@@ -17,10 +17,23 @@ A daemon must serve the kind (`xenpy serve DRIVER`).  Needed for Xen 4.17, whose
 refuses backendtype=tap, and for kinds that xl does not know.
 """
 EPILOG = """\
-block takes: vdev=xvda  target=/path/to/image  mode=w|r (w)  device-type=disk|cdrom (disk)
+block takes: vdev=xvda  target=TARGET  mode=w|r (w)  device-type=disk|cdrom (disk)
+             discard-enable=1|0 (1 for mode=w): may the guest give blocks back
+             sector-unit=512|sector-size: what the guest counts in on larger sectors
+             filter='NAME[,key=value] ...'; `xenpy serve --help` lists the filters
 
-example:
+targets of block:
+  /path/to/image               a raw file or block device
+  memory:SIZE                  lost when the daemon ends
+  null:SIZE                    moves nothing: writes vanish, reads leave the page as it is
+  nbd:unix:/path, nbd://host[:port]/export, nbd+unix:///export?socket=/path
+                               an NBD server: qcow2 and others through qemu-nbd
+  python:/path/to/file.py:Class?key=value
+                               a store of your own; the daemon has to run with python=1
+
+examples:
   xenpy attach block 7 vdev=xvda target=/srv/web.img
+  xenpy attach block 7 vdev=xvdb target=memory:64M filter='stats delay,read=5'
 """
 
 

@@ -26,6 +26,7 @@ __all__ = [
     "find_driver",
     "kind",
     "plan_of",
+    "seconds",
     "wrong_usage",
 ]
 
@@ -122,14 +123,15 @@ def kind(text: str) -> str:
     return text
 
 
-def _seconds(text: str) -> float:
+def seconds(text: str) -> float:
+    """An argument that is a time-out."""
     try:
-        seconds = float(text)
+        count = float(text)
     except ValueError:
-        seconds = math.nan
-    if not 0.0 < seconds < math.inf:
+        count = math.nan
+    if not 0.0 < count < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
-    return seconds
+    return count
 
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:
@@ -143,9 +145,16 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_device_options(parser: argparse.ArgumentParser) -> None:
-    """Arguments that name one device: DRIVER DOMID key=value..."""
-    parser.add_argument("driver", metavar="DRIVER", help="e.g. block")
+def add_device_options(parser: argparse.ArgumentParser, driver: str | None = None) -> None:
+    """Arguments that name one device: DRIVER DOMID key=value...
+
+    Args:
+        driver: of a verb that is this driver's own; it is not asked for then.
+    """
+    if driver is None:
+        parser.add_argument("driver", metavar="DRIVER", help="e.g. block")
+    else:
+        parser.set_defaults(driver=driver)
     parser.add_argument("domid", metavar="DOMID", type=domid, help="the frontend's domain")
     parser.add_argument("words", metavar="key=value", nargs="*", help="what the driver takes")
     parser.add_argument(
@@ -156,7 +165,7 @@ def add_device_options(parser: argparse.ArgumentParser) -> None:
         "--backend", metavar="DOMID", type=domid, default=DOM0, help="the backend's domain (0)"
     )
     parser.add_argument(
-        "--timeout", metavar="SECONDS", type=_seconds, default=10.0, help="how long to wait (10)"
+        "--timeout", metavar="SECONDS", type=seconds, default=10.0, help="how long to wait (10)"
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     add_common_options(parser)

@@ -18,9 +18,9 @@ from typing import Final
 
 from xenpy import __version__
 from xenpy.backend import DeviceError
-from xenpy.cli import attach, detach, serve
+from xenpy.cli import attach, block, detach, serve
 from xenpy.cli.common import DriverError, UsageError
-from xenpy.errors import XenConnectionError, XenNotFoundError
+from xenpy.errors import PeerError, XenConnectionError, XenNotFoundError
 from xenpy.service import KindTakenError
 
 EXIT_FAILED: Final = 1
@@ -34,22 +34,25 @@ examples:
   xenpy serve block                                   serve disks of stock guests
   xl block-attach web 'vdev=xvdb,backendtype=tap,script=block-xenpy,access=w,target=/srv/web.img'
   xenpy attach block 7 vdev=xvdb target=/srv/web.img  the same without xl (Xen 4.17)
+  xenpy block resize 7 vdev=xvdb                      the image has another size by now
   xenpy detach block 7 vdev=xvdb
+  xenpy block read xvdb > image                       in a guest: a disk without the kernel
 """
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(
         prog="xenpy",
         description="Xen paravirtual drivers in Python.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"xenpy {__version__}")
-    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for verb in (serve, attach, detach):
+    top.add_argument("--version", action="version", version=f"xenpy {__version__}")
+    verbs = top.add_subparsers(title="verbs", metavar="VERB", required=True)
+    for verb in (serve, attach, detach, block):
         verb.add_parser(verbs)
-    return parser
+    return top
 
 
 def _complain(error: Exception, *, as_json: bool) -> None:
@@ -72,12 +75,20 @@ def _status(error: Exception) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.  Returns the exit status."""
-    args = _parser().parse_args(argv)
+    top = parser()
+    args, rest = top.parse_known_args(argv)
+    if rest:
+        if "words" not in args or any(word.startswith("-") for word in rest):
+            top.error(f"unrecognized arguments: {' '.join(rest)}")
+        # argparse gives words that stand behind an option to nobody.
+        args.words += rest
     level = logging.DEBUG if args.verbose else logging.WARNING if args.quiet else logging.INFO
     logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(message)s")
     try:
         return int(args.run(args))
-    except (UsageError, DriverError, ImportError, DeviceError, KindTakenError, OSError) as error:
+    except (
+        UsageError, DriverError, ImportError, DeviceError, KindTakenError, PeerError, OSError,
+    ) as error:  # fmt: skip
         _complain(error, as_json=getattr(args, "json", False))
         return _status(error)
     except KeyboardInterrupt:

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import shlex
+from collections.abc import Mapping
 
 from xenpy.attach import parse_words
 from xenpy.cli.common import (
@@ -16,6 +18,7 @@ from xenpy.cli.common import (
     wrong_usage,
 )
 from xenpy.daemon import serve
+from xenpy.driver import Driver
 
 DESCRIPTION = """\
 Serve every device of a kind that a toolstack makes in this domain, until SIGTERM or
@@ -27,6 +30,29 @@ examples:
   xenpy serve block
   xenpy serve block --kind vbd3 -v
   xenpy serve block force=1          serve images although they are open elsewhere
+  xenpy serve block --filter stats --filter delay,read=10
+
+block takes: force=1   serve images although they are open elsewhere
+             direct=1  go past the page cache (O_DIRECT) where the file system can
+             queues=N  offer guests so many queues for a disk
+             python=1  allow targets python:..., which run code with the daemon's rights
+             sector-unit=512|sector-size
+                       what guests count in on disks whose sectors are larger
+             tier=auto|worker|native|batch
+                       an engine in C in a process for each disk, one within the daemon, or
+                       Python, which every filter but readonly needs
+
+What a disk may be made of, files, memory, NBD servers, Python: `xenpy attach --help`.
+
+filters of block, all repeatable; `filter=` of `xenpy attach` names those of one disk:
+  cow[,overlay=FILE]            keep changes in FILE, or until the daemon ends
+  delay[,read=MS,write=MS,flush=MS]
+  error[,probability=P,operation=read|write|flush|discard|zero|all,errno=EIO,
+        from=SIZE,to=SIZE,seed=N]
+  log,path=FILE[,limit=SIZE]    a line for each call
+  rate[,bps=SIZE,iops=N]
+  readonly
+  stats[,name=NAME]             calls, bytes and latencies among the counters
 """
 
 
@@ -41,6 +67,10 @@ def add_parser(verbs: Verbs) -> None:
     parser.add_argument("driver", metavar="DRIVER", help="e.g. block")
     parser.add_argument("words", metavar="key=value", nargs="*", help="options of the driver")
     parser.add_argument(
+        "--filter", metavar="NAME[,key=value]", action="append",
+        help="a filter of every disk; repeatable, the first is next to the guest",
+    )  # fmt: skip
+    parser.add_argument(
         "--kind", metavar="KIND", type=kind,
         help="directory below backend/ (default: the driver's)",
     )  # fmt: skip
@@ -54,14 +84,30 @@ def add_parser(verbs: Verbs) -> None:
     parser.set_defaults(run=run)
 
 
-def run(args: argparse.Namespace) -> int:
-    driver = find_driver(args.driver)
+def options_of(args: argparse.Namespace, driver: Driver) -> Mapping[str, str]:
+    """The driver's options, checked.
+
+    Raises:
+        UsageError: there is no such option, or its value makes no sense.
+    """
     with wrong_usage():
         options = parse_words(args.words)
+        if args.filter:
+            if "filter" in options:
+                raise UsageError("filter= and --filter are the same: give one of them")
+            options = {**options, "filter": shlex.join(args.filter)}
     unknown = sorted(set(options) - set(driver.options))
     if unknown:
         known = "; ".join(f"{name}: {text}" for name, text in driver.options.items())
         raise UsageError(f"{driver.name} has no option {unknown[0]!r}.  It takes {known}")
+    with wrong_usage():
+        driver.check_options(options)
+    return options
+
+
+def run(args: argparse.Namespace) -> int:
+    driver = find_driver(args.driver)
+    options = options_of(args, driver)
     return asyncio.run(
         serve(
             driver,
