@@ -17,7 +17,7 @@ from xenpy.vm.cache import Cache
 from xenpy.vm.checkout import Checkout
 from xenpy.vm.image import Image
 
-__all__ = ["ensure", "pack_built"]
+__all__ = ["built_files", "ensure", "pack_built"]
 
 _SCRIPT = """
 cd /mnt/source
@@ -65,11 +65,18 @@ def _unpack(checkout: Checkout, directory: Path) -> None:
     subprocess.run(["tar", "-C", directory, "-xf", "-"], input=checkout.pack(names), check=True)
 
 
+def built_files(built: Path) -> list[Path]:
+    """The extensions, and the programs beside them."""
+    return sorted(
+        path for path in built.rglob("*") if path.suffix == ".so" or "-worker" in path.name
+    )
+
+
 def pack_built(built: Path) -> bytes:
-    """A tar of the extensions, to be unpacked over the checkout in dom0."""
+    """A tar of them, to be unpacked over the checkout in dom0."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-        for path in sorted(built.rglob("*.so")):
+        for path in built_files(built):
             info = tarfile.TarInfo(str(path.relative_to(built)))
             data = path.read_bytes()
             info.size, info.mode, info.mtime = len(data), 0o755, int(path.stat().st_mtime)

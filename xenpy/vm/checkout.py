@@ -60,7 +60,7 @@ class Checkout:
             name
             for name in self.files
             if name in _C_NAMES
-            or name.startswith("xenpy/_ffi/")
+            or name.startswith(("xenpy/_ffi/", "xenpy/include/"))
             or (name.startswith("drivers/") and name.endswith((".c", ".h")))
         ]
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from xenpy.vm import box, lanes, progress, verbs
+from xenpy.vm.bench import block
 from xenpy.vm.cache import Cache
 from xenpy.vm.context import Context
 from xenpy.vm.errors import HARNESS, INTERRUPTED, USAGE, UsageError, VmError
@@ -91,6 +92,9 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--jobs", type=_positive, default=0, metavar="N", help="machines at a time (as CPUs allow)"
     )
+    sub.add_argument(
+        "--junit", type=Path, metavar="DIR", help="keep each lane's results there, as LANE.xml"
+    )
 
     sub = verb("exec", "run a command in dom0", verbs.execute)
     sub.add_argument("--guest", metavar="NAME", help="run it in this guest, made if need be")
@@ -120,9 +124,20 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--guest", metavar="NAME", help="what this guest's console said, and leave")
     verb("logs", "print what a machine said", verbs.logs, machine=False)
 
-    sub = verb("bench", "count instructions of a command", verbs.bench, named=False)
+    sub = verb("bench", "count instructions", verbs.bench, named=False)
+    sub.add_argument(
+        "benchmark", nargs="?", metavar="block", help="the block backend beside its rivals"
+    )
     sub.add_argument("--rounds", type=_positive, default=3, metavar="N", help="runs (3)")
-    sub.add_argument("--json", action="store_true", help="an object instead of a table")
+    sub.add_argument(
+        "--json", nargs="?", const="-", metavar="FILE",
+        help="write an object to FILE; without FILE, print it instead of the table",
+    )  # fmt: skip
+    sub.add_argument(
+        "--cells", action="append", default=[], metavar="PATTERN",
+        help="of block: only those whose names match, as in a shell; repeatable",
+    )  # fmt: skip
+    sub.add_argument("--check", action="store_true", help="of block: status 1 if a gate is missed")
 
     sub = verb("box", "make a Vagrant box", box.box, machine=False, named=False)
     _add_release(sub.add_argument)
@@ -171,7 +186,10 @@ def _context(arguments: argparse.Namespace) -> Context:
     context.release_name = getattr(arguments, "release", None)
     if hasattr(arguments, "icount"):
         machine = Machine(store=arguments.store, memory=arguments.memory)
-        context.machine = machine.with_icount() if arguments.icount else machine
+        measures = arguments.verb == "bench"
+        if measures and arguments.benchmark is not None:
+            machine = block.machine(machine)
+        context.machine = machine.with_icount() if arguments.icount or measures else machine
         context.patience = arguments.watchdog
         context.save_console = arguments.save_console
         context.cold = arguments.cold

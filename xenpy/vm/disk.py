@@ -64,14 +64,15 @@ def line(image: Path, vdev: str = "xvda", mode: str = "w") -> str:
 
 
 def create(guest: str, image: Path, *options: str) -> None:
-    """Create a guest whose xvda is `image`, and wait until it is up."""
+    """Create a guest whose xvda is `image`, and wait until it is up, unless with --no-wait."""
     if xen_version() >= XL_TAKES_TAP:
         run("xenvm-guest", "create", guest, "--disk", line(image), *options)
         return
     run("xenvm-guest", "create", guest, "--paused", *options)
     attach(guest, image)
     run("xl", "unpause", guest)
-    run("xenvm-guest", "wait", guest)
+    if "--no-wait" not in options:
+        run("xenvm-guest", "wait", guest)
 
 
 def attach(guest: str, image: Path, vdev: str = "xvda", mode: str = "w") -> None:

@@ -9,9 +9,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import platform
-import signal
 import subprocess
 import sys
 import time
@@ -21,6 +19,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from xenpy.vm import disk
+from xenpy.vm.serve import Daemon
 
 __all__ = ["Report", "main"]
 
@@ -63,7 +62,7 @@ class Report:
 
     Attributes:
         frontend: the driver that is bound to the disk in the guest's sysfs.
-        guest_requests: what /sys/block/xvda/stat says: reads and writes completed, the
+        guest_requests: what /sys/block/xvda/stat says: reads, writes and discards completed, the
             guest's own flushes among the writes.
         requests: what the backend took from the ring.
         fsck: e2fsck's exit status on the image afterwards.
@@ -132,42 +131,23 @@ def say(text: str) -> None:
 
 
 @contextmanager
-def daemon(stats: Path) -> Generator[subprocess.Popen[bytes]]:
-    """`xenpy serve block`, until the end of the block."""
-    log = WORK / "serve.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            ["xenpy", "serve", "block", "-v", "--stats", os.fspath(stats)],
-            stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-        )  # fmt: skip
+def daemon() -> Generator[Daemon]:
+    """`xenpy serve block`, until the end of the block; what it said, if that fails."""
+    process = Daemon(WORK, "-v", patience=PATIENCE)
     try:
-        deadline = time.monotonic() + PATIENCE
-        while "serving" not in log.read_text():
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise DemoError(f"xenpy serve did not start: {log.read_text()[-1500:]}")
-            time.sleep(0.05)
-        yield process
+        with process:
+            yield process
     except BaseException:
-        print(log.read_text()[-3000:], file=sys.stderr)
+        print(process.log.read_text()[-3000:], file=sys.stderr)
         raise
-    finally:
-        process.terminate()
-        process.wait(PATIENCE)
 
 
-def figures_of(process: subprocess.Popen[bytes], stats: Path) -> Mapping[str, int]:
+def figures_of(process: Daemon) -> Mapping[str, int]:
     """The counters of the one disk that the daemon serves."""
-    process.send_signal(signal.SIGUSR1)
-    deadline = time.monotonic() + PATIENCE
-    while not stats.exists():
-        if time.monotonic() > deadline:
-            raise DemoError("the daemon wrote no counters")
-        time.sleep(0.05)
-    devices = json.loads(stats.read_text())["devices"]
+    devices = process.devices()
     if len(devices) != 1:
         raise DemoError(f"the daemon serves {sorted(devices)}")
-    found: dict[str, int] = next(iter(devices.values()))
-    return found
+    return next(iter(devices.values()))
 
 
 def others_at_work() -> list[str]:
@@ -192,11 +172,11 @@ def demonstrate(report: Report) -> None:
     report.xen_version = f"{major}.{minor}{extra}"
     report.dom0_kernel = platform.release()
     WORK.mkdir(exist_ok=True)
-    image, stats = WORK / "disk.img", WORK / "stats.json"
+    image = WORK / "disk.img"
     with image.open("wb") as file:
         file.truncate(IMAGE_MIB << 20)
     say(f"made {image}, {IMAGE_MIB} MiB; starting xenpy serve block")
-    with daemon(stats) as process:
+    with daemon() as process:
         if disk.xen_version() >= disk.XL_TAKES_TAP:
             say(f"xl create with disk = [{disk.line(image)!r}]")
         else:
@@ -206,8 +186,8 @@ def demonstrate(report: Report) -> None:
         words = disk.run("xenvm-guest", "exec", GUEST, "--", GUEST_SCRIPT).split()
         report.guest_sha256, _, report.guest_kernel, report.frontend = words[:4]
         stat = [int(word) for word in words[4:]]
-        report.guest_requests = stat[0] + stat[4]
-        figures = figures_of(process, stats)
+        report.guest_requests = stat[0] + stat[4] + stat[11]
+        figures = figures_of(process)
         command = Path(f"/proc/{process.pid}/cmdline").read_bytes().rstrip(b"\0").split(b"\0")
         report.backend = f"{b' '.join(command).decode()} (pid {process.pid})"
         report.requests = figures["requests"]

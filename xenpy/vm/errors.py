@@ -9,7 +9,15 @@ number too; then the line is missing.
 
 from __future__ import annotations
 
-__all__ = ["HARNESS", "INTERRUPTED", "USAGE", "UsageError", "VmDiedError", "VmError"]
+__all__ = [
+    "HARNESS",
+    "INTERRUPTED",
+    "USAGE",
+    "BootTimeoutError",
+    "UsageError",
+    "VmDiedError",
+    "VmError",
+]
 
 USAGE = 2
 """The command line was wrong (argparse's own number)."""
@@ -51,3 +59,7 @@ class UsageError(VmError):
 
 class VmDiedError(VmError):
     """QEMU, Xen or dom0 is gone, or has stopped answering."""
+
+
+class BootTimeoutError(VmDiedError):
+    """Dom0 did not come up in time; nothing says why."""

@@ -3,6 +3,7 @@
 
     xenvm-guest create web --disk 'vdev=xvda,format=raw,target=/root/disk.img'
     xenvm-guest create p --type pvh --paused
+    xenvm-guest create r --kernel-arguments root=/dev/xvda --no-wait --disk ...
     xenvm-guest exec web -- cat /proc/partitions
     xenvm-guest console web
     xenvm-guest destroy web
@@ -11,6 +12,7 @@ A guest is the release's stock kernel (as an ELF, since libxl is slow at decompr
 with a small initramfs: busybox, the block and net frontends, ext4 and its tools, an ssh
 daemon.  It is reached over a point-to-point vif, 10.77.N.1 in dom0 and 10.77.N.2 in the
 guest; N is what the vif nodes in XenStore leave free, so nothing else keeps a record.
+With root=DEVICE it goes on with /sbin/init of the ext4 there, which decides what it is.
 """
 
 from __future__ import annotations

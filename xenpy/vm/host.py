@@ -24,7 +24,11 @@ VM_PACKAGES = (
     "util-linux", "debian-archive-keyring", "git",
 )  # fmt: skip
 USER_PACKAGES = ("uidmap",)
-TEST_PACKAGES = ("python3-venv", "python3-dev", "gcc", "libc6-dev", "libxen-dev")
+TEST_PACKAGES = (
+    "python3-venv", "python3-dev", "gcc", "libc6-dev", "libxen-dev", "python3-libnbd",
+)  # fmt: skip
+LONG_TEST_PACKAGES = ("clang", "libclang-rt-dev")
+"""Of `xenvm test --all` alone: the fuzzer."""
 
 
 def missing_packages(wanted: Sequence[str]) -> list[str]:

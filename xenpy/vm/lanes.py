@@ -6,8 +6,9 @@
     bookworm
     oxenstored tests/xen as far as marked `oxenstored_too`, under the other xenstored
     vm         tests/vm: the harness itself, from outside
+    bench      the gates of `xenvm bench block`, under --all
 
-Results come back as JUnit files, never from what was printed.
+Results come back as JUnit files, never from what was printed; --junit keeps them.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from xenpy.vm import host, progress, venv
+from xenpy.vm.bench import block as bench
+from xenpy.vm.bench.report import missed, text
+from xenpy.vm.bench.table import CELLS
 from xenpy.vm.checkout import Checkout, find_root
 from xenpy.vm.context import Context
 from xenpy.vm.errors import UsageError, VmError
@@ -43,7 +47,8 @@ Run the tests; installs, builds and boots whatever they need.
   --fast     after each edit, minutes: the host's tests, and tests/xen on one release,
              without those marked `slow` or `long`
   (default)  what CI runs: everything but `long`, on every release
-  --all      everything
+  --all      everything, what is marked `long` on one release only; and, if no words narrow
+             it, the gates of `xenvm bench block`
 
 Words that are no options of xenvm go to pytest: paths choose which tests run and so where,
 -k, -x, -v and the like go everywhere; -m narrows the choice that was made above.  It ends
@@ -54,6 +59,7 @@ examples:
   xenvm test --fast
   xenvm test tests/xen/test_block_protocol.py -x
   xenvm test --release bookworm -k hostile
+  xenvm test --all --junit results
 """
 
 NOTHING_COLLECTED = 5
@@ -62,6 +68,7 @@ JUNIT_IN_DOM0 = "/run/xenvm/junit.xml"
 XEN_TESTS, VM_TESTS = "tests/xen", "tests/vm"
 LANE_LIMIT, LONG_LANE_LIMIT = 30 * 60.0, 120 * 60.0
 """Seconds for one lane: pytest's own limits do not help a process that sleeps in the kernel."""
+BENCH_ROUNDS = 3
 LANE_MEMORY = 2500
 """MiB."""
 
@@ -180,7 +187,8 @@ def test(context: Context, arguments: argparse.Namespace) -> int:
     """Run what was asked for.  Returns 0 if all of it ran and passed, else 1."""
     began = time.monotonic()
     selection = Selection.of(arguments.command, fast=arguments.fast, everything=arguments.all)
-    host.ensure_packages([*host.VM_PACKAGES, *host.TEST_PACKAGES])
+    more = host.LONG_TEST_PACKAGES if arguments.all else ()
+    host.ensure_packages([*host.VM_PACKAGES, *host.TEST_PACKAGES, *more])
     try:
         total = _run_lanes(context, arguments, selection)
     except BaseException:
@@ -198,7 +206,8 @@ def test(context: Context, arguments: argparse.Namespace) -> int:
 
 
 def _run_lanes(context: Context, arguments: argparse.Namespace, selection: Selection) -> Counts:
-    runner = Runner(context, selection, LONG_LANE_LIMIT if arguments.all else LANE_LIMIT)
+    limit = LONG_LANE_LIMIT if arguments.all else LANE_LIMIT
+    runner = Runner(context, selection, limit, arguments.junit)
     if arguments.release:
         releases = [arguments.release]
     else:
@@ -212,7 +221,9 @@ def _run_lanes(context: Context, arguments: argparse.Namespace, selection: Selec
             contexts = [runner.context.with_release(name) for name in releases]
             for one in contexts:
                 one.prepare()
-            machines += [partial(runner.in_dom0, one, paths) for one in contexts]
+            machines += [partial(runner.in_dom0, one, paths) for one in contexts[:1]]
+            # What takes long tells the same on each release.
+            machines += [partial(runner.in_dom0, one, paths, "not long") for one in contexts[1:]]
             if not arguments.fast and not arguments.release:
                 machines.append(partial(runner.in_dom0, contexts[0], paths, store="oxenstored"))
         pool = ThreadPoolExecutor(arguments.jobs or machines_at_a_time())
@@ -223,6 +234,8 @@ def _run_lanes(context: Context, arguments: argparse.Namespace, selection: Selec
             pool.shutdown(wait=False, cancel_futures=True)
         if not arguments.fast:
             total.add(runner.on_host("vm", selection.below(VM_TESTS)))
+        if arguments.all and not arguments.command:
+            total.add(runner.gates())
     return total
 
 
@@ -249,10 +262,13 @@ def _kill_children() -> None:
 class Runner:
     """Runs pytest on the host and in machines; prints what it says under the lane's name."""
 
-    def __init__(self, context: Context, selection: Selection, limit: float) -> None:
+    def __init__(
+        self, context: Context, selection: Selection, limit: float, results: Path | None = None
+    ) -> None:
         self.context = context
         self.selection = selection
         self.limit = limit
+        self.results = results
         self._print_lock = threading.Lock()
         self.python = Path()
         self.tree = Path()
@@ -299,11 +315,13 @@ class Runner:
                 return Counts(notes=[f"{lane}: not finished after {self.limit:.0f} s"])
         return self._counted(lane, code, junit.read_text() if junit.exists() else "")
 
-    def in_dom0(self, context: Context, paths: list[str], *, store: str = "xenstored") -> Counts:
-        """Run tests as root in the dom0 of a pristine machine."""
+    def in_dom0(
+        self, context: Context, paths: list[str], *marks: str, store: str = "xenstored"
+    ) -> Counts:
+        """Run tests, those that have `marks`, as root in the dom0 of a pristine machine."""
         other_store = store != context.machine.store
         lane = store if other_store else context.release.name
-        marks = ["oxenstored_too"] if other_store else []
+        marks += ("oxenstored_too", "not long") if other_store else ()
         console = context.cache.directory("log") / f"console-{lane}.log"
         context = replace(
             context, machine=replace(context.machine, store=store), save_console=console
@@ -326,11 +344,26 @@ class Runner:
             lane, code, text, may_be_empty=other_store or bool(self.selection.paths)
         )
 
+    def gates(self) -> Counts:
+        """Run the benchmark; a gate is a test."""
+        context = replace(self.context, machine=bench.machine(self.context.machine).with_icount())
+        with progress.step("bench: the block backend beside its rivals"):
+            results = bench.measure(context, CELLS, BENCH_ROUNDS)
+        with self._print_lock:
+            print("".join(f"bench: {line}\n" for line in text(results).splitlines()), end="")
+        gated = [one for one in results if one.gate is not None]
+        bad = missed(gated)
+        notes = [f"bench: gates missed: {', '.join(bad)}"] if bad else []
+        return Counts(passed=len(gated) - len(bad), failed=len(bad), notes=notes)
+
     def _counted(self, lane: str, code: int, junit: str, *, may_be_empty: bool = False) -> Counts:
         if code == NOTHING_COLLECTED and (may_be_empty or "-k" in self.selection.options):
             return Counts()
         if not junit:
             return Counts(notes=[f"{lane}: pytest ended with status {code} and left no results"])
+        if self.results is not None:
+            self.results.mkdir(parents=True, exist_ok=True)
+            (self.results / f"{lane}.xml").write_text(junit)
         counts = read_junit(junit)
         if code and not counts.failed:
             counts.notes.append(f"{lane}: pytest ended with status {code}")

@@ -23,7 +23,7 @@ from typing import IO
 
 from xenpy.vm import console
 from xenpy.vm.cache import Cache, remove_tree
-from xenpy.vm.errors import VmDiedError
+from xenpy.vm.errors import BootTimeoutError, VmDiedError
 from xenpy.vm.image import Image
 from xenpy.vm.qemu import Machine, Sockets, command_line
 from xenpy.vm.qmp import Qmp, connect_unix
@@ -201,7 +201,7 @@ class Vm:
         while not self._beat.wait(0.2):
             self.check()
             if time.monotonic() > deadline:
-                raise VmDiedError(
+                raise BootTimeoutError(
                     f"dom0 was not ready within {BOOT_TIMEOUT:.0f} s",
                     details=console.last_lines(self.console_log),
                     hint="the host may be overloaded; see the console above",

@@ -27,6 +27,8 @@ __all__ = ["Session"]
 
 SSH_FAILED = 255
 MASTER_TIMEOUT = 120.0
+DEATH_TIMEOUT = 15.0
+"""Seconds for a supervisor to say why its machine died, after the connections to it ended."""
 
 
 class Session:
@@ -161,11 +163,12 @@ class Session:
         """Make the checkout and its extensions /root/xenpy in dom0, and set dom0's clock."""
         content = checkout.pack()
         extensions = build.pack_built(built) if built is not None else b""
-        # A tar ends with blocks of zeros; `-i` reads on behind them.
+        # A tar ends with blocks of zeros; `-i` reads on behind them.  `-P`, or else tar makes the
+        # link xenpy/drivers, which has a `..`, only at the end, and what was built goes through it.
         name = f"/srv/xenpy/{checkout.c_key()}.{os.getpid()}.{time.monotonic_ns()}"
         script = (
             f"date -u -s @{time.time():.0f} > /dev/null; "
-            f"mkdir -p {name} && tar -C {name} -ixf - && ln -sfn {name} /root/xenpy"
+            f"mkdir -p {name} && tar -C {name} -iPxf - && ln -sfn {name} /root/xenpy"
         )
         done = self._quick(script, 120.0, content + extensions)
         if done.returncode:
@@ -199,16 +202,22 @@ class Session:
                 self._quick(f"kill -{number.name[3:]} -- -$(cat {name}.pid)", 10.0)
 
     def _true_status(self, name: str, status: int) -> int:
-        for _ in range(20):
-            self._check()
-            time.sleep(0.05)
+        self._watch(1.0)
         with suppress(VmError):
             done = self._quick(f"cat {name}", 20.0)
             text = done.stdout.decode(errors="replace").strip()
             if done.returncode == 0 and text.isdigit():
                 return int(text)
-        self._check()
+        # A machine that dies ends its connections before its supervisor has said why.
+        self._watch(DEATH_TIMEOUT)
         raise VmDiedError(f"lost the connection to dom0 (ssh ended with status {status})")
+
+    def _watch(self, seconds: float) -> None:
+        """Raise why the machine is gone, if that shows within `seconds`."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            self._check()
+            time.sleep(0.05)
 
 
 def _wrap(line: str, *, name: str, cwd: str, env: Mapping[str, str]) -> str:

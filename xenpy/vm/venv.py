@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
 from xenpy.vm import progress
+from xenpy.vm.build import built_files
 from xenpy.vm.cache import Cache, digest
 from xenpy.vm.checkout import Checkout
 from xenpy.vm.errors import VmError
@@ -82,7 +84,6 @@ def stage(cache: Cache, checkout: Checkout, python: Path, directory: Path) -> Pa
             if done.returncode:
                 raise VmError("xenpy's C part does not compile", details=done.stdout)
         cache.sweep(final.parent, [final], limit=4)
-    for extension in sorted(final.rglob("*.so")):
-        target = tree / extension.relative_to(final)
-        target.write_bytes(extension.read_bytes())
+    for path in built_files(final):
+        shutil.copy(path, tree / path.relative_to(final))
     return tree

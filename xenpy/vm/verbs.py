@@ -16,6 +16,8 @@ from pathlib import Path
 
 from xenpy.vm import console as consoles
 from xenpy.vm import progress, supervisor
+from xenpy.vm.bench.block import block, show
+from xenpy.vm.bench.report import NANOSECONDS_PER_INSTRUCTION
 from xenpy.vm.context import Context
 from xenpy.vm.errors import UsageError, VmError
 from xenpy.vm.instance import Instance
@@ -27,8 +29,6 @@ __all__ = [
 ]  # fmt: skip
 
 DEMO_JSON = "/run/xenvm/demo.json"
-NANOSECONDS_PER_INSTRUCTION = 2
-"""QEMU's `-icount shift=1`: the machine's clock advances by 2 ns with each instruction."""
 
 
 def shown(command: Sequence[str]) -> str:
@@ -244,16 +244,30 @@ def logs(context: Context, arguments: argparse.Namespace) -> int:
 
 
 def bench(context: Context, arguments: argparse.Namespace) -> int:
-    """Count the instructions that the whole machine executes while CMD runs in dom0.
+    """Count the instructions that the whole machine executes while CMD runs in dom0; or, with
+    `block`, measure the block backend against the kernel's and QEMU's.
 
     The machine's clock counts instructions instead of time, so a figure is the same on a busy
     host as on an idle one.  Idle time counts too (the clock then jumps), so CMD should be busy.
 
-    example:
+    `block` prints a table, some of whose cells have a gate; --check makes a missed gate
+    status 1.  docs/howto/benchmark.md tells how to read it.
+
+    examples:
       xenvm bench --rounds 5 -- python3 -c 'sum(range(100000))'
+      xenvm bench block --json table.json --check
+      xenvm bench block --cells 'randread-qd32/file/*' --cells wakeups
     """
+    if arguments.benchmark == "block":
+        if arguments.command:
+            raise UsageError("`xenvm bench block` takes no command")
+        return block(context, arguments)
+    if arguments.benchmark is not None:
+        hint = f"there is `block`; a command comes after `--`: xenvm bench -- {arguments.benchmark}"
+        raise UsageError(f"no benchmark {arguments.benchmark!r}", hint=hint)
+    if arguments.check or arguments.cells:
+        raise UsageError("--check and --cells are for `xenvm bench block`")
     command = _command(arguments, "bench")
-    context.machine = context.machine.with_icount()
     timed = (
         "import subprocess, sys, time\n"
         "for _ in range(int(sys.argv[1])):\n"
@@ -271,11 +285,10 @@ def bench(context: Context, arguments: argparse.Namespace) -> int:
     if code or len(rows) != arguments.rounds:
         raise VmError(f"the command could not be measured (status {code})")
     counts = [int(spent) // NANOSECONDS_PER_INSTRUCTION for spent, _ in rows]
-    if arguments.json:
-        print(json.dumps({"command": command, "instructions": counts}))
-    else:
-        for number, count in enumerate(counts, 1):
-            print(f"round {number}: {count:>15,} instructions")
+    table = "".join(
+        f"round {number}: {count:>15,} instructions\n" for number, count in enumerate(counts, 1)
+    )
+    show(table, json.dumps({"command": command, "instructions": counts}) + "\n", arguments.json)
     return max(int(status) for _, status in rows)
 
 

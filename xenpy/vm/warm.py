@@ -15,6 +15,7 @@ from pathlib import Path
 
 from xenpy.vm import progress
 from xenpy.vm.cache import Cache, remove_tree
+from xenpy.vm.errors import BootTimeoutError
 from xenpy.vm.image import Image
 from xenpy.vm.machine import Vm, make_overlay
 from xenpy.vm.qemu import QEMU, Machine, warm_key
@@ -68,9 +69,21 @@ def ensure(cache: Cache, image: Image, machine: Machine) -> Warm:
         cache.need_space(1500, "a warm snapshot")
         what = f"booting Xen {image.release.xen} once, for the warm snapshot ({mode})"
         with progress.step(what), cache.building(final) as work:
-            _make(cache, image, machine, Warm(work))
+            _make_or_retry(cache, image, machine, Warm(work))
         _drop_old(final)
     return warm
+
+
+def _make_or_retry(cache: Cache, image: Image, machine: Machine, warm: Warm) -> None:
+    """Boot once more if dom0 hangs on its way up: an emulated machine does that at times, with
+    its CPUs busy and nothing on its console."""
+    try:
+        _make(cache, image, machine, warm)
+    except BootTimeoutError as error:
+        progress.note(f"{error}: booting once more")
+        for path in warm.directory.iterdir():
+            path.unlink()
+        _make(cache, image, machine, warm)
 
 
 def _make(cache: Cache, image: Image, machine: Machine, warm: Warm) -> None:

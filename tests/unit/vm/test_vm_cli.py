@@ -101,6 +101,10 @@ def test_the_general_help_shows_every_verb(capsys: pytest.CaptureFixture[str]) -
         (("test", "setup.py"), "no such tests: setup.py"),
         (("test", "--fast", "--all"), "not allowed with"),
         (("bench",), "no command for bench"),
+        (("bench", "fly"), "there is `block`; a command comes after `--`: xenvm bench -- fly"),
+        (("bench", "--check", "--", "true"), "--check and --cells are for `xenvm bench block`"),
+        (("bench", "block", "--", "true"), "takes no command"),
+        (("bench", "block", "--cells", "none"), "no cell matches none"),
     ],
 )
 def test_wrong_usage_is_explained(
@@ -184,6 +188,14 @@ def test_a_dry_run_of_icount(capsys: pytest.CaptureFixture[str]) -> None:
     words = shlex.split(capsys.readouterr().out)
     assert words[words.index("-accel") + 1] == "tcg,thread=single"
     assert words[words.index("-icount") + 1] == "shift=1,sleep=off"
+
+
+def test_a_dry_run_of_a_measurement(capsys: pytest.CaptureFixture[str]) -> None:
+    for words, pinned in ((["--", "true"], False), (["block"], True)):
+        assert status_of("bench", "--dry-run", *words) == 0
+        shown = shlex.split(capsys.readouterr().out)
+        assert shown[shown.index("-icount") + 1] == "shift=1,sleep=off"
+        assert ("dom0_max_vcpus=1" in shown[shown.index("-append") + 1].split()) is pinned
 
 
 def test_status_of_nothing(capsys: pytest.CaptureFixture[str]) -> None:

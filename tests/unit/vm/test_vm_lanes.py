@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,13 @@ from typing import Any, cast
 import pytest
 
 from xenpy.vm import lanes
+from xenpy.vm.bench.report import Figures, Result, Sample, judge
+from xenpy.vm.bench.table import CELLS, Cell
 from xenpy.vm.cache import Cache
 from xenpy.vm.context import Context
 from xenpy.vm.errors import UsageError, VmDiedError
 from xenpy.vm.lanes import Counts, Runner, Selection, machines_at_a_time, read_junit
+from xenpy.vm.qemu import Machine
 
 ALL = Selection("", (), ())
 
@@ -237,6 +241,14 @@ def junit(tests: int, failures: int = 0) -> str:
     return f'<testsuite tests="{tests}" failures="{failures}" errors="0" skipped="0"/>'
 
 
+def test_results_are_kept(runner: Runner, tmp_path: Path) -> None:
+    runner.results = tmp_path / "not" / "yet"
+    assert in_dom0(runner, Dom0(status=1, junit=junit(3, failures=1))).failed == 1
+    assert not runner.on_host("host", ["tests/bad"]).good
+    kept = {path.stem: read_junit(path.read_text()) for path in runner.results.iterdir()}
+    assert kept == {"bookworm": Counts(passed=2, failed=1), "host": Counts(passed=1, failed=1)}
+
+
 def test_the_lane_in_dom0(runner: Runner, capfd: pytest.CaptureFixture[str]) -> None:
     dom0 = Dom0(junit=junit(3))
     assert in_dom0(runner, dom0) == Counts(passed=3)
@@ -263,7 +275,95 @@ def test_a_lane_that_went_wrong_is_not_good(runner: Runner, dom0: Dom0, note: st
 def test_oxenstored_is_a_lane_of_its_own(runner: Runner, capfd: pytest.CaptureFixture[str]) -> None:
     dom0 = Dom0(junit=junit(2))
     assert in_dom0(runner, dom0, store="oxenstored") == Counts(passed=2)
-    assert dom0.command[dom0.command.index("-m", 3) + 1] == "(oxenstored_too)"
+    assert dom0.command[dom0.command.index("-m", 3) + 1] == "(oxenstored_too) and (not long)"
     assert capfd.readouterr().out == "oxenstored: in dom0\n"
     # Tests may be chosen so that none of them is marked.
     assert in_dom0(runner, Dom0(status=5, junit=junit(0)), store="oxenstored") == Counts()
+
+
+@pytest.mark.parametrize(
+    ("release", "marks"), [(None, [(), ("not long",), ()]), ("bookworm", [()])]
+)
+def test_what_takes_long_runs_on_one_release(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, release: str | None, marks: list[Any]
+) -> None:
+    seen: list[tuple[str, ...]] = []
+
+    def in_dom0(_: Runner, context: Context, paths: list[str], *marks: str, **__: Any) -> Counts:
+        seen.append(marks)
+        return Counts()
+
+    for name in ("prepare", "on_host", "gates", "host_paths"):
+        monkeypatch.setattr(Runner, name, lambda *_, **__: Counts())
+    monkeypatch.setattr(Runner, "in_dom0", in_dom0)
+    monkeypatch.setattr(Context, "prepare", lambda _: None)
+    arguments = argparse.Namespace(
+        all=True, fast=False, release=release, jobs=1, junit=None, command=[]
+    )
+    lanes._run_lanes(Context(cache=Cache(tmp_path)), arguments, ALL)
+    assert seen == marks
+
+
+# The benchmark's gates, with a stand-in for what is measured.
+
+
+@pytest.mark.parametrize("reached", [True, False])
+def test_a_gate_counts_as_a_test(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    reached: bool,
+) -> None:  # fmt: skip
+    figures = Figures()
+    gates = [cell for cell in CELLS if cell.gate is not None]
+    for cell in gates:
+        figures.costs[cell.name] = [0.0]
+        for disk, rate in ((cell.ours, 100.0 if reached else 0.1), (cell.rival, 1.0)):
+            figures.samples.append(Sample(cell.job, disk, 1, rate))
+    machines: list[Machine] = []
+
+    def measure(context: Context, cells: Sequence[Cell], rounds: int) -> list[Result]:
+        machines.append(context.machine)
+        assert rounds >= 3
+        return judge(cells, figures)
+
+    monkeypatch.setattr(lanes.bench, "measure", measure)
+    counts = runner.gates()
+    races = len([cell for cell in gates if cell.rival])
+    assert machines[0].icount
+    assert counts.failed == (0 if reached else races)
+    assert counts.passed + counts.failed == len(gates)
+    assert counts.good is reached
+    assert any("randread-qd32/file/qdisk" in note for note in counts.notes) is not reached
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) > len(CELLS)
+    assert all(line.startswith("bench: ") for line in printed)
+
+
+@pytest.mark.parametrize(
+    ("everything", "words", "measured"), [(True, [], 1), (True, ["-x"], 0), (False, [], 0)]
+)
+def test_the_gates_are_for_all_that_nothing_narrows(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    everything: bool,
+    words: list[str],
+    measured: int,
+) -> None:
+    ran: list[str] = []
+
+    def lane(name: str) -> Callable[..., Any]:
+        def run(*_: Any, **__: Any) -> Counts:
+            ran.append(name)
+            return Counts()
+
+        return run
+
+    for name in ("prepare", "on_host", "in_dom0", "gates", "host_paths"):
+        monkeypatch.setattr(Runner, name, lane(name))
+    monkeypatch.setattr(Context, "prepare", lane("image"))
+    arguments = argparse.Namespace(
+        all=everything, fast=False, release="trixie", jobs=1, junit=None, command=words
+    )
+    lanes._run_lanes(Context(cache=Cache(tmp_path)), arguments, ALL)
+    assert ran.count("in_dom0") == 1
+    assert ran.count("gates") == measured
+    assert ran[-1] == ("gates" if measured else "on_host")

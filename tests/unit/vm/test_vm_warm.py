@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: MIT
+"""Making a warm snapshot when dom0 hangs on its way up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from xenpy.vm import warm
+from xenpy.vm.cache import Cache
+from xenpy.vm.errors import BootTimeoutError, VmDiedError
+from xenpy.vm.image import Image
+from xenpy.vm.qemu import Machine
+from xenpy.vm.warm import Warm
+
+
+def boots(
+    monkeypatch: pytest.MonkeyPatch, directory: Path, *outcomes: Exception | None
+) -> list[list[str]]:
+    """Boot as often as it takes; what was in the directory at the start of each."""
+    found: list[list[str]] = []
+    rest = list(outcomes)
+
+    def make(_cache: Cache, _image: Image, _machine: Machine, snapshot: Warm) -> None:
+        found.append([path.name for path in snapshot.directory.iterdir()])
+        snapshot.disk.touch()
+        error = rest.pop(0)
+        if error is not None:
+            raise error
+
+    monkeypatch.setattr(warm, "_make", make)
+    warm._make_or_retry(cast(Cache, None), cast(Image, None), cast(Machine, None), Warm(directory))
+    return found
+
+
+def test_a_boot_that_hangs_is_tried_once_more_from_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert boots(monkeypatch, tmp_path, BootTimeoutError("not ready"), None) == [[], []]
+    assert "not ready: booting once more" in capfd.readouterr().err
+
+
+def test_one_that_hangs_twice_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BootTimeoutError, match="again"):
+        boots(monkeypatch, tmp_path, BootTimeoutError("once"), BootTimeoutError("again"))
+
+
+def test_one_that_dies_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(VmDiedError, match="panic"):
+        boots(monkeypatch, tmp_path, VmDiedError("panic"))

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: MIT
+"""`xenvm bench block`: starts the machines, shows how far it is, judges."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from xenpy.vm import progress
+from xenpy.vm.bench.report import Figures, Result, as_json, judge, missed, text
+from xenpy.vm.bench.table import CELLS, WALL_ROUNDS, Cell, chosen
+from xenpy.vm.context import Context
+from xenpy.vm.errors import UsageError, VmError
+from xenpy.vm.qemu import Machine
+
+__all__ = ["block", "machine", "measure", "show"]
+
+
+LIMIT = 3600.0
+"""Seconds of the wall's clock for one machine."""
+
+
+def machine(base: Machine) -> Machine:
+    """The machine to measure in: dom0 has one vCPU, on a CPU that no guest uses."""
+    return replace(base, xen_arguments=(*base.xen_arguments, "dom0_max_vcpus=1", "dom0_vcpus_pin"))
+
+
+def block(context: Context, arguments: argparse.Namespace) -> int:
+    """Measure what the command line chose.  Returns 1 if a gate was missed and --check given."""
+    patterns: list[str] = arguments.cells
+    cells = chosen(patterns)
+    if not cells:
+        names = ", ".join(cell.name for cell in CELLS)
+        raise UsageError(f"no cell matches {' '.join(patterns)}", hint=f"there are {names}")
+    results = measure(context, cells, arguments.rounds)
+    content = as_json(results, release=context.release.name, xen=context.release.xen)
+    show(text(results) + "\n", content, arguments.json)
+    bad = missed(results)
+    if arguments.check and bad:
+        print(f"xenvm: gates missed: {', '.join(bad)}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def measure(context: Context, cells: Sequence[Cell], rounds: int) -> list[Result]:
+    """A result for each cell; those by the wall's clock come from a machine of their own."""
+    counted = [cell for cell in cells if not cell.wall]
+    walled = [cell for cell in cells if cell.wall]
+    results: list[Result] = []
+    if counted:
+        results += judge(counted, _measured(context, counted, rounds))
+    if walled:
+        wall = replace(context, machine=replace(context.machine, icount=False))
+        results += judge(walled, _measured(wall, walled, WALL_ROUNDS))
+    return results
+
+
+def show(table: str, content: str, where: str | None) -> None:
+    """Print the table; with `where`, write the JSON there, or for "-" print that instead."""
+    if where == "-":
+        table = content
+    elif where is not None:
+        Path(where).write_text(content)
+    print(table, end="", flush=True)
+
+
+def _measured(context: Context, cells: Sequence[Cell], rounds: int) -> Figures:
+    """What one machine says of the cells; why it could say no more is in the figures too."""
+    figures = Figures()
+    began = time.monotonic()
+
+    def take(line: str) -> None:
+        try:
+            said = figures.take(line)
+        except (ValueError, KeyError, TypeError):
+            said = line.rstrip()  # a program's own words
+        if said is not None:
+            progress.note(f"bench: {said} ({time.monotonic() - began:.0f} s)")
+
+    command = ["python3", "-m", "xenpy.vm.bench.dom0", "--rounds", str(rounds)]
+    command += [cell.name for cell in cells]
+    try:
+        with context.fresh() as (_, session), _lines(take) as output:
+            if code := session.run(command, stdout=output, timeout=LIMIT):
+                figures.failures[""] = f"the measurement ended with status {code}"
+    except UsageError:
+        raise
+    except VmError as error:
+        print(error.render(), file=sys.stderr)
+        figures.failures[""] = str(error)
+    return figures
+
+
+@contextmanager
+def _lines(take: Callable[[str], None]) -> Generator[int]:
+    """A descriptor: `take` gets each line that is written to it."""
+    reader, writer = os.pipe()
+
+    def copy() -> None:
+        with open(reader, encoding="utf-8", errors="replace") as lines:
+            for line in lines:
+                take(line)
+
+    thread = threading.Thread(target=copy, name="bench")
+    thread.start()
+    try:
+        yield writer
+    finally:
+        os.close(writer)
+        thread.join()
