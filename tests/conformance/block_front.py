@@ -9,21 +9,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import select
 import struct
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from xenpy.backend import DeviceContext, XenAccess
+import pytest
+
+from xenpy.backend import DeviceContext, DeviceError, XenAccess
 from xenpy.devlog import BoundedLog
 from xenpy.drivers.block.back import BlockBackend
 from xenpy.drivers.block.protocol import (
     ABI_NATIVE,
+    OP_DISCARD,
     OP_FLUSH_DISKCACHE,
     OP_READ,
     OP_WRITE,
@@ -33,6 +37,7 @@ from xenpy.drivers.block.protocol import (
 )
 from xenpy.evtchn import EventChannels
 from xenpy.gnttab import GrantShare
+from xenpy.memory import Memory
 from xenpy.ring import FrontRing
 from xenpy.types import PAGE_SIZE, DevId, DomId
 
@@ -76,6 +81,7 @@ class Blkfront:
         abi: Abi = ABI_NATIVE,
         order: int = 0,
         data_pages: int = 16,
+        table_pages: int = 0,
         persistent: bool = True,
         start: int = 0,
     ) -> None:
@@ -89,6 +95,7 @@ class Blkfront:
         self.ring = FrontRing(self.ring_pages, abi.layout, nr_pages=self.nr_pages, start=start)
         self.data = self.share.share(env.back_domid, data_pages)
         self.refs = list(self.data.refs)
+        self.tables = self.share.share(env.back_domid, table_pages) if table_pages else None
         self.port = self.channels.bind_unbound(env.back_domid)
         self._next_id = 1
 
@@ -154,6 +161,39 @@ class Blkfront:
         self._next_id += 1
         return ident, self.abi.pack_request(operation, ident, sector, segments)
 
+    def indirect(
+        self,
+        operation: int,
+        sector: int,
+        segments: Sequence[tuple[int, int, int]],
+        *,
+        table: int = 0,
+        nr_segments: int | None = None,
+    ) -> tuple[int, bytes]:
+        """A fresh id and a good indirect slot, whose segments go into the pages from `table`.
+
+        Args:
+            nr_segments: what the slot says, when it is to differ from the truth.
+        """
+        assert self.tables is not None
+        raw = self.abi.pack_segments(segments)
+        with self.tables.view(table * PAGE_SIZE, len(raw)) as view:
+            view[:] = raw
+        ident = self._next_id
+        self._next_id += 1
+        count = len(segments) if nr_segments is None else nr_segments
+        refs = self.tables.refs[table : table + max(1, -(-len(raw) // PAGE_SIZE))]
+        return ident, self.abi.pack_indirect(operation, ident, sector, count, refs)
+
+    def indirect_status(
+        self, operation: int, sector: int, segments: Sequence[tuple[int, int, int]]
+    ) -> int:
+        """Send one indirect request; the status of its answer, which names `operation`."""
+        ident, slot = self.indirect(operation, sector, segments)
+        (response,) = self.ask([slot])
+        assert (response.id, response.operation) == (ident, operation)
+        return response.status
+
     def status(self, operation: int, sector: int, segments: Sequence[tuple[int, int, int]]) -> int:
         """Send one request; the status of its answer."""
         ident, slot = self.request(operation, sector, segments)
@@ -179,6 +219,14 @@ class Blkfront:
     def flush(self) -> int:
         return self.status(OP_FLUSH_DISKCACHE, 0, [])
 
+    def discard_sectors(self, sector: int, count: int, flag: int = 0) -> int:
+        """Send a DISCARD; the status of its answer."""
+        ident = self._next_id
+        self._next_id += 1
+        (response,) = self.ask([self.abi.pack_discard(ident, sector, count, flag)])
+        assert (response.id, response.operation) == (ident, OP_DISCARD)
+        return response.status
+
     def poke(self, offset: int, content: bytes) -> None:
         with self.data.view(offset, len(content)) as view:
             view[:] = content
@@ -203,8 +251,26 @@ class Blkfront:
         self.channels.unbind(self.port)
         self.channels.close()
         self.data.close()
+        if self.tables is not None:
+            self.tables.close()
         self.ring_pages.close()
         self.share.close()
+
+
+def keys_of(fronts: Sequence[Blkfront]) -> dict[str, str]:
+    """As Linux's frontend writes them: those of a queue in a directory of its own."""
+    common = {
+        name: value
+        for name, value in fronts[0].keys().items()
+        if not name.startswith("ring-ref") and name != "event-channel"
+    }
+    keys = {**common, "multi-queue-num-queues": str(len(fronts))}
+    for number, front in enumerate(fronts):
+        keys[f"queue-{number}"] = ""
+        for name, value in front.keys().items():
+            if name not in common:
+                keys[f"queue-{number}/{name}"] = value
+    return keys
 
 
 class Daemon:
@@ -228,7 +294,16 @@ class Served:
     """A disk as the daemon serves it."""
 
     def __init__(
-        self, daemon: Daemon, env: BlockEnvironment, image: Path, devid: int, mode: str = "w"
+        self,
+        daemon: Daemon,
+        env: BlockEnvironment,
+        image: Path,
+        devid: int,
+        mode: str = "w",
+        tier: str = "auto",
+        *,
+        backend_keys: Mapping[str, str] | None = None,
+        options: Mapping[str, str] | None = None,
     ) -> None:
         self.daemon = daemon
         self.image = image
@@ -241,14 +316,23 @@ class Served:
             devid=DevId(devid),
             path=f"/local/domain/0/backend/vbd3/{env.front_domid}/{devid}",
             frontend_path=f"/local/domain/{env.front_domid}/device/vbd/{devid}",
-            backend_keys={"params": str(image), "mode": mode, "device-type": "disk"},
-            options={},
+            backend_keys={
+                "params": str(image),
+                "mode": mode,
+                "device-type": "disk",
+                **(backend_keys or {}),
+            },
+            options={"tier": tier, **(options or {})},
             xen=env.back_xen(),
             log=BoundedLog(logger, f"vbd3/{env.front_domid}/{devid}"),
             on_failure=self._on_failure,
         )
         self.device = BlockBackend(self.context)
-        self.features = daemon.run(self.device.prepare())
+        try:
+            self.features = daemon.run(self.device.prepare())
+        except DeviceError:
+            daemon.run(self.device.close())
+            raise
 
     def connect(self, keys: Mapping[str, str]) -> Mapping[str, str | int]:
         return self.daemon.run(self.device.connect(keys))
@@ -307,6 +391,46 @@ def connected(
         yield published
     finally:
         served.disconnect()
+
+
+def calls_of_io(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What a file in Python's hands is asked for from now on: "write SECTOR" and "sync"."""
+    calls: list[str] = []
+    pwritev, fdatasync = os.pwritev, os.fdatasync
+
+    def write(fd: int, buffers: Sequence[memoryview], offset: int) -> int:
+        calls.append(f"write {offset // SECTOR_SIZE}")
+        return pwritev(fd, buffers, offset)
+
+    def sync(fd: int) -> None:
+        calls.append("sync")
+        fdatasync(fd)
+
+    monkeypatch.setattr(os, "pwritev", write)
+    monkeypatch.setattr(os, "fdatasync", sync)
+    return calls
+
+
+@contextmanager
+def flipping(pages: Memory, places: Iterable[int], values: Sequence[int]) -> Iterator[None]:
+    """A thread gives bytes of shared pages one value after the other, all the time."""
+    at = list(places)
+    stop = threading.Event()
+
+    def flip() -> None:
+        with pages.view() as view:
+            while not stop.is_set():
+                for value in values:
+                    for place in at:
+                        view[place] = value
+
+    flipper = threading.Thread(target=flip)
+    flipper.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        flipper.join()
 
 
 def eventually(condition: Callable[[], bool]) -> None:

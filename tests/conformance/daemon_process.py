@@ -4,11 +4,15 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+
+from conformance.forked import Forked
 
 __all__ = ["PATIENCE", "XENPY", "DaemonProcess"]
 
@@ -17,10 +21,20 @@ PATIENCE = 60.0
 
 
 class DaemonProcess:
-    """The daemon, with its files in `directory`.  A context manager; killed in the end."""
+    """The daemon, with its files in `directory`.  A context manager; killed in the end.
 
-    def __init__(self, directory: Path) -> None:
+    Args:
+        directory: for its files.
+        words: more of its command line.
+        environment: more of its environment; an interpreter of its own is started for it.
+    """
+
+    def __init__(
+        self, directory: Path, *words: str, environment: Mapping[str, str] | None = None
+    ) -> None:
         self._directory = directory
+        self._words = words
+        self._environment = environment
         self._stats = directory / "stats.json"
         self._log = directory / "serve.log"
         self.start()
@@ -28,11 +42,19 @@ class DaemonProcess:
     def start(self) -> None:
         """Start it, and wait until it serves."""
         self._stats.unlink(missing_ok=True)
-        command = [*XENPY, "serve", "block", "-v", "--rundir", str(self._directory)]
-        with self._log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [*command, "--stats", str(self._stats)], stdout=log, stderr=log
-            )
+        words = [
+            "serve", "block", *self._words, "-v", "--rundir", str(self._directory),
+            "--stats", str(self._stats),
+        ]  # fmt: skip
+        self.process: Forked | subprocess.Popen[bytes]
+        if not self._environment:
+            self.process = Forked(words, self._log)
+        else:
+            environment = {**os.environ, **self._environment}
+            with self._log.open("wb") as log:
+                self.process = subprocess.Popen(
+                    [*XENPY, *words], stdout=log, stderr=log, env=environment
+                )
         deadline = time.monotonic() + PATIENCE
         while "serving" not in self.said():
             assert self.process.poll() is None, self.said()

@@ -58,8 +58,9 @@ class Host:
         self.store = self.run(self._open())
         self.tools = self.run(self._open())
         self.service = Service(
-            self.store, KIND, BlockBackend, xen=env.back_xen(), domid=env.back_domid
-        )
+            self.store, KIND, BlockBackend, xen=env.back_xen(), domid=env.back_domid,
+            options={"queues": "2"},
+        )  # fmt: skip
         self._task = self.run(self._start())
         self._closed = False
 
@@ -75,9 +76,8 @@ class Host:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(2 * PATIENCE)
 
     def spawn(self, coroutine: Coroutine[object, object, T]) -> Callable[[], T]:
-        """Start it; the returned function waits for what it returns."""
-        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
-        return lambda: future.result(4 * PATIENCE)
+        """Start it; the returned function waits for what it returns, as long as the test may."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result
 
     def get(self, path: str) -> str | None:
         return self.run(self.tools.get(path))
@@ -198,7 +198,8 @@ class Guest:
                 self.write("state", "4")
                 return
             self.write("state", "6")
-            self.wait("6")
+            # Or it has started over meanwhile, for the Initialising that it saw last.
+            self.wait("2", "6")
             self.drop()
         raise AssertionError("the backend closed four times")
 

@@ -25,6 +25,7 @@ from conformance.framework_front import (
     make_image,
 )
 from xenpy import lifecycle
+from xenpy.drivers.block.stores.file import FileStore
 from xenpy.lifecycle import PARKED
 
 
@@ -214,7 +215,9 @@ def hanging(image: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.
 
 @pytest.fixture
 def short_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also: the disk is served in Python, where a test can let a read hang."""
     monkeypatch.setattr(lifecycle, "DISCONNECT_BOUND", 0.5)
+    monkeypatch.setattr(FileStore, "native", None)
 
 
 def test_a_store_that_hangs_drains_and_blocks_nobody(

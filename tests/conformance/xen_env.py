@@ -23,7 +23,7 @@ from xenpy.evtchn import EventChannels
 from xenpy.gnttab import GrantShare
 from xenpy.types import DOM0, DomId, GrantRef, Port
 
-__all__ = ["Loopback", "hypervisor_census", "nothing_left_in_the_hypervisor"]
+__all__ = ["Loopback", "children", "hypervisor_census", "nothing_left_in_the_hypervisor"]
 
 ACTIVE_GRANT = re.compile(r"^\(XEN\)\s+\[\s*(?:0x)?[0-9a-f]+\]\s", re.M)
 OPEN_PORT = re.compile(r"^\(XEN\)\s+\d+ \[", re.M)
@@ -58,7 +58,14 @@ class Loopback:
             "threads": threading.active_count(),
             "gntdev maps": maps.count("/dev/xen/gntdev"),
             "gntalloc maps": maps.count("/dev/xen/gntalloc"),
+            "children": len(children()),
         }
+
+
+def children() -> list[int]:
+    """The processes that this one started, by id."""
+    listed = (path.read_text() for path in Path("/proc/self/task").glob("*/children"))
+    return [int(pid) for text in listed for pid in text.split()]
 
 
 class DoomedProcess:

@@ -79,6 +79,7 @@ def test_every_dependency_has_its_reason() -> None:
             host.VM_PACKAGES,
             host.USER_PACKAGES,
             host.TEST_PACKAGES,
+            host.LONG_TEST_PACKAGES,
         )
         for name in names
     }

@@ -45,8 +45,8 @@ def test_evicted_pages_are_really_unmapped(
     for start in range(0, 64, 4):
         cache.prepare(pages.refs[start : start + 4])
         assert xen.grants.mapped() == len(cache) <= BOUND
-        assert cache.page(pages.refs[start]) is not None
-    assert cache.page(pages.refs[0]) is None
+        assert cache.pages.get(pages.refs[start]) is not None
+    assert cache.pages.get(pages.refs[0]) is None
     cache.close()
     assert xen.grants.mapped() == 0
     assert cache.maps == cache.unmaps == 64
@@ -59,7 +59,7 @@ def test_what_is_used_again_stays(xen: FakeXen, pages: SharedPages, grants: Gran
     cache.prepare(kept)
     for start in range(2, 40, 2):
         cache.prepare([*kept, *pages.refs[start : start + 2]])
-    assert all(cache.page(ref) is not None for ref in kept)
+    assert all(cache.pages.get(ref) is not None for ref in kept)
     # Each new pair, and the first two once.
     assert cache.maps == 40
     cache.close()
@@ -71,8 +71,8 @@ def test_a_batch_larger_than_the_cache_is_mapped_in_part(
     cache = GrantCache(grants, GUEST, "vbd3/1/51712", Deferred(), max_pages=EXTENT_PAGES)
     cache.prepare(pages.refs)
     assert xen.grants.mapped() == EXTENT_PAGES
-    assert cache.page(pages.refs[0]) is not None
-    assert cache.page(pages.refs[-1]) is None
+    assert cache.pages.get(pages.refs[0]) is not None
+    assert cache.pages.get(pages.refs[-1]) is None
     cache.close()
 
 
@@ -82,10 +82,10 @@ def test_a_bad_reference_is_none_and_is_tried_again(
     cache = GrantCache(grants, GUEST, "vbd3/1/51712", Deferred(), max_pages=BOUND)
     for turn in range(1, 3):
         cache.prepare([pages.refs[0], GrantRef(4000)])
-        assert cache.page(pages.refs[0]) is None
+        assert cache.pages.get(pages.refs[0]) is None
         assert cache.map_failures == turn
     cache.prepare([pages.refs[0]])
-    assert cache.page(pages.refs[0]) is not None
+    assert cache.pages.get(pages.refs[0]) is not None
     cache.close()
 
 
@@ -95,7 +95,7 @@ def test_a_page_under_a_view_is_unmapped_when_the_view_has_gone(
     deferred = Deferred()
     cache = GrantCache(grants, GUEST, "vbd3/1/51712", deferred, max_pages=BOUND)
     cache.prepare(pages.refs[:1])
-    page = cache.page(pages.refs[0])
+    page = cache.pages.get(pages.refs[0])
     assert page is not None
     part = page[512:1024]
     cache.close()
@@ -116,7 +116,7 @@ def test_the_views_are_the_guest_s_pages(
         for number in (3, 5):
             view[number * PAGE_SIZE] = number
     for number in (3, 5):
-        page = cache.page(pages.refs[number])
+        page = cache.pages.get(pages.refs[number])
         assert page is not None
         assert (page[0], len(page)) == (number, PAGE_SIZE)
         del page

@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: MIT
+"""Targets and filters over the fake Xen: seconds, no root."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from conformance.block_front import BlockEnvironment
+from conformance.block_target_suite import *  # noqa: F403 - the tests themselves
+from conformance.fake_env import FakeEnvironment
+
+
+@pytest.fixture
+def env() -> Iterator[BlockEnvironment]:
+    env = FakeEnvironment()
+    yield env
+    assert set(env.xen.census().values()) == {0}
+    env.xen.close()
