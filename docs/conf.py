@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""Sphinx makes HTML of this directory: `sphinx-build -W docs docs/_build/html`.
+"""Sphinx makes HTML of this directory, `sphinx-build -W docs docs/_build/html`, and manual pages,
+`sphinx-build -W -b man docs docs/_build/man`.
 
 The reference is read from the docstrings of the package beside it, so its C part must have
 been built (`python3 -m xenpy._ffi.build .`) or the package installed.
@@ -26,8 +27,17 @@ author = copyright = "the xenpy authors"
 version = release = __version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+myst_enable_extensions = ["deflist"]
 exclude_patterns = ["_build"]
 html_theme = "alabaster"
+
+man_pages = [
+    ("man/xenpy.1", "xenpy", "Xen paravirtual drivers in Python", [], 1),
+    ("man/xenpy-serve.8", "xenpy-serve", "serve devices to guests", [], 8),
+    ("man/xenpy-attach.8", "xenpy-attach", "make a device, or take it away", [], 8),
+    ("man/xenpy-block.1", "xenpy-block", "use a disk without the kernel, or resize one", [], 1),
+    ("man/xenpy-block.7", "xenpy-block", "disks for guests", [], 7),
+]
 
 autodoc_default_options = {"members": True, "show-inheritance": True}
 autodoc_member_order = "bysource"

@@ -10,7 +10,6 @@ from xenpy.attach import DevicePlan
 from xenpy.backend import Device, DeviceContext, Keys
 from xenpy.driver import Driver
 from xenpy.errors import PeerError
-from xenpy.evtchn import EventChannels
 from xenpy.ring import BackRing, RingLayout
 from xenpy.runtime import Queue, QueueThread
 from xenpy.types import DevId, GrantRef, Port
@@ -33,13 +32,12 @@ class EchoQueue(Queue):
         self.context, self.ref, self.remote_port = context, ref, port
         self.held = ExitStack()
 
-    def open(self) -> EventChannels:
+    def open(self) -> None:
         xen, domid = self.context.xen, self.context.domid
         grants = self.held.enter_context(xen.open_grants())
         self.ring = BackRing(grants.map(domid, [self.ref]), LAYOUT)
         self.channels = self.held.enter_context(xen.open_evtchn())
         self.port = self.channels.bind_interdomain(domid, self.remote_port)
-        return self.channels
 
     def service(self) -> int:
         while not (requests := self.ring.take()):
