@@ -25,7 +25,7 @@ __all__ = ["LocalMemory", "Memory", "PageMemory"]
 
 
 class Memory(Protocol):
-    """A range of memory, as `ring` and `gnttab.CopyBatch` see it."""
+    """A range of memory, as `ring` and `gnttab.CopySegment` see it."""
 
     @property
     def size(self) -> int:

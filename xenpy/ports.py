@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Event channels in an event loop: a port fires, its callback runs.
 
-For a frontend, whose work in a wake-up is bounded by what it has asked itself.  A backend
+For a frontend, whose work in a wake-up is bounded by what it has asked itself, and for a
+backend that is called for each request (`xenpy.ring_backend`).  A backend that is to be fast
 serves each ring in a thread of its own (`xenpy.runtime`).
 """
 
@@ -65,6 +66,16 @@ class Ports:
             XenError: as `EventChannels.bind_unbound`.
         """
         port = self._channels.bind_unbound(domid)
+        self._bound[port] = _Bound(service)
+        return port
+
+    def bind(self, domid: DomId, remote_port: Port, service: Callable[[], int]) -> Port:
+        """Bind to a port that `domid` has allocated for us; `service` is as for `listen`.
+
+        Raises:
+            XenError: as `EventChannels.bind_interdomain`.
+        """
+        port = self._channels.bind_interdomain(domid, remote_port)
         self._bound[port] = _Bound(service)
         return port
 

@@ -11,14 +11,43 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
-from typing import Final, TypeAlias
+from typing import Annotated, Final, TypeAlias, get_args, get_type_hints
 
-__all__ = ["CAbi", "Record"]
+__all__ = ["CAbi", "Record", "fields_of", "i8", "i16", "i32", "i64", "u8", "u16", "u32", "u64"]
 
 ReadableBuffer: TypeAlias = bytes | bytearray | memoryview
 
 _SIZES: Final = {"b": 1, "B": 1, "h": 2, "H": 2, "i": 4, "I": 4, "q": 8, "Q": 8}
 """Codes of the struct module, with the size and natural alignment of each."""
+
+i8: TypeAlias = Annotated[int, "b"]
+u8: TypeAlias = Annotated[int, "B"]
+i16: TypeAlias = Annotated[int, "h"]
+u16: TypeAlias = Annotated[int, "H"]
+i32: TypeAlias = Annotated[int, "i"]
+u32: TypeAlias = Annotated[int, "I"]
+i64: TypeAlias = Annotated[int, "q"]
+u64: TypeAlias = Annotated[int, "Q"]
+"""Integers as C has them, for the fields of a NamedTuple; to a type checker they are int."""
+
+
+def fields_of(record: type[tuple[int, ...]]) -> dict[str, str]:
+    """The fields of a NamedTuple, for `Record`: name and code.
+
+    Raises:
+        TypeError: it is no NamedTuple, or a field has no width.
+    """
+    names: tuple[str, ...] = getattr(record, "_fields", ())
+    if not names:
+        raise TypeError(f"{record.__name__} is no NamedTuple with fields")
+    hints = get_type_hints(record, include_extras=True)
+    fields: dict[str, str] = {}
+    for name in names:
+        kind, *codes = get_args(hints[name]) or (hints[name],)
+        if kind is not int or len(codes) != 1 or codes[0] not in _SIZES:
+            raise TypeError(f"{record.__name__}.{name} has no width; give u8, i8, u16 ... i64")
+        fields[name] = codes[0]
+    return fields
 
 
 class CAbi(Enum):
@@ -29,6 +58,21 @@ class CAbi(Enum):
 
     X86_32 = 4
     X86_64 = 8
+
+    @property
+    def protocol(self) -> str:
+        """The value of the key `protocol` (io/protocols.h)."""
+        return f"x86_{8 * self.value}-abi"
+
+    @classmethod
+    def of_protocol(cls, name: str) -> CAbi:
+        """Raises ValueError: no such `protocol`."""
+        if name == "arm-abi":
+            return cls.X86_64
+        for abi in cls:
+            if abi.protocol == name:
+                return abi
+        raise ValueError(f"protocol is {name[:40]!r}")
 
     @classmethod
     def native(cls) -> CAbi:
@@ -46,6 +90,7 @@ class Record:
 
     Attributes:
         size: sizeof.
+        alignment: alignof.
         offsets: offsetof each field.
         pack: the whole record, of one value per field.  Raises struct.error if a value does
             not fit its field.
@@ -69,7 +114,8 @@ class Record:
             self.offsets[name] = offset + padding
             codes.append(f"{padding}x{code}")
             offset += padding + size
-        codes.append(f"{-offset % max(alignment, 1)}x")
+        self.alignment = max(alignment, 1)
+        codes.append(f"{-offset % self.alignment}x")
         self._struct = struct.Struct("".join(codes))
         self.size = self._struct.size
         # struct's own: a call in between is what a request costs most often.

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from xenpy.drivers.block.peer_keys import flag, number
 from xenpy.drivers.block.protocol import (
     MAX_SEGMENTS,
     SECTOR_SHIFT,
@@ -21,6 +20,7 @@ from xenpy.drivers.block.protocol import (
     VDISK_REMOVABLE,
 )
 from xenpy.errors import PeerError
+from xenpy.peer_keys import flag, number
 from xenpy.types import PAGE_SIZE
 
 __all__ = ["DiskKeys", "TransportOffer"]

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from xenpy.drivers.block.peer_keys import SHOWN, flag, number
 from xenpy.drivers.block.protocol import ABIS, Abi
 from xenpy.errors import PeerError
+from xenpy.peer_keys import SHOWN, flag, number
 from xenpy.types import GrantRef, Port
 
 __all__ = ["MAX_QUEUES", "MAX_RING_PAGE_ORDER", "QueueKeys", "parse_queues"]

@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from enum import Enum
 
 from xenpy.backend import DeviceError
-from xenpy.drivers.block.peer_keys import flag
 from xenpy.drivers.block.protocol import SECTOR_SIZE
+from xenpy.peer_keys import flag
 
 __all__ = ["SectorUnit", "parse_sector_unit", "unit_of"]
 

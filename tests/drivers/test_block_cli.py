@@ -21,7 +21,7 @@ from conformance.fake_framework import FakeFramework, env
 from conformance.model_backend import OFFERS, ModelBackend
 from xenpy.cli import block_common
 from xenpy.cli.block_common import device_path
-from xenpy.cli.common import UsageError
+from xenpy.cli.errors import UsageError
 from xenpy.cli.main import EXIT_FAILED, EXIT_USAGE, main
 from xenpy.types import DomId
 from xenpy.xenstore import Store

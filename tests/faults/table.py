@@ -370,7 +370,7 @@ BLOCK_FAULTS: Final = (
     ),
     Fault(
         "block: a number read as C's strtoul reads it",
-        "drivers/block/peer_keys.py",
+        "xenpy/peer_keys.py",
         "    plain = text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS\n",
         '    text = str(int(text, 16)) if text.startswith("0x") else text.strip()\n'
         "    plain = text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS\n",
@@ -379,7 +379,7 @@ BLOCK_FAULTS: Final = (
     ),
     Fault(
         "block: spaces around a number",
-        "drivers/block/peer_keys.py",
+        "xenpy/peer_keys.py",
         "    plain = text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS\n",
         "    plain = text.isascii() and text.strip().isdigit() and len(text) <= MAX_DIGITS\n",
         f"{UNIT_PROTOCOL}::test_values_that_are_no_plain_numbers[ 5-ring-ref]",
@@ -846,6 +846,86 @@ STORE_FAULTS: Final = (
     ),
 )
 
+OWN = "tests/drivers/test_own_fake.py"
+OWN_FAULTS: Final = (
+    Fault(
+        "own: final check left out",
+        "xenpy/ring_server.py",
+        "        if not slots and self._ring.final_check():\n",
+        "        if not slots and False:\n",
+        f"{OWN}::test_pages_are_read_mapped_and_written",
+        "ring.h, RING_FINAL_CHECK_FOR_REQUESTS: nobody asks for the next event",
+        hangs=30,
+    ),
+    Fault(
+        "own: any number of requests worked on",
+        "xenpy/ring_server.py",
+        "            room = 0 if self._over else self._limit - len(self._tasks)\n",
+        "            room = 0 if self._over else self._limit\n",
+        f"{OWN}::test_more_requests_than_fit",
+        "a guest chooses how much of this domain works for it",
+    ),
+    Fault(
+        "own: a stop does not wait for the work",
+        "xenpy/ring_server.py",
+        "            await asyncio.wait(self._tasks, timeout=STOP_BOUND)\n",
+        "            await asyncio.sleep(0)\n",
+        "tests/drivers/test_own_hostile.py::test_both_abis_and_a_stop_under_load[X86_64]",
+        "what was taken is not carried out, although nothing hindered it",
+    ),
+    Fault(
+        "own: a page stays mapped",
+        "xenpy/ring_backend.py",
+        "        finally:\n            self._unmap(page)\n",
+        "        finally:\n            self.context.log.debug('%r', page)\n",
+        "tests/drivers/test_own_hostile.py::test_nothing_but_the_ring_stays_mapped",
+        "each request costs a mapping, until there are no more",
+    ),
+    Fault(
+        "own: slices may keep any number of pages",
+        "xenpy/ring_backend.py",
+        "        if len(self._kept) >= KEPT:\n",
+        "        if False:\n",
+        "tests/drivers/test_own_hostile.py::test_slices_that_handlers_keep_are_bounded",
+        "a guest fills the grant table of this domain through somebody's careless handler",
+    ),
+    Fault(
+        "own: a page given back under a request",
+        "xenpy/ring_frontend.py",
+        "        self._waiting.append((set(in_flight), pages))\n",
+        "        self._waiting.append((set(), pages))\n",
+        "tests/drivers/test_own_hostile.py"
+        "::test_a_page_stays_granted_while_a_forgotten_request_may_name_it",
+        "a late answer lands in a page that is somebody else's by then",
+    ),
+    Fault(
+        "own: an errno lost",
+        "xenpy/ring_backend.py",
+        "        return self.protocol.failure(request, found)\n",
+        "        return self.protocol.failure(request, errno.EIO)\n",
+        f"{OWN}::test_a_handler_that_fails_costs_its_request[4-28]",
+        "the guest is told of another error than there was",
+    ),
+    Fault(
+        "own: the ABI of the frontend not asked",
+        "xenpy/ring_backend.py",
+        "            backend.protocol, _abi_of(frontend), backend.handle, self._failed,\n",
+        "            backend.protocol, CAbi.native(), backend.handle, self._failed,\n",
+        "tests/drivers/test_own_hostile.py::test_both_abis_and_a_stop_under_load[X86_32]",
+        "io/protocols.h: a 32-bit guest's slots are read as others",
+        hangs=60,
+    ),
+    Fault(
+        "own: an answer to nothing is passed over",
+        "xenpy/ring_frontend.py",
+        '            raise PeerError(f"an answer to request {ident:#x}, which is not in flight")\n',
+        "            return\n",
+        f"{OWN}::test_f1_an_answer_to_nobody_s_question",
+        "a backend that has lost count serves on, and the caller waits for ever",
+        hangs=30,
+    ),
+)
+
 FRONT_QUEUE = "drivers/block/front_queue.py"
 FRONT = "tests/drivers/test_block_front_fake.py"
 FRONT_NODES = "xenpy/frontend_nodes.py"
@@ -965,7 +1045,7 @@ FRONT_FAULTS: Final = (
 
 FAULTS: Final = (
     *RING_FAULTS, *GRANT_FAULTS, *BLOCK_FAULTS, *DISK_FAULTS, *LIFE_FAULTS, *STORE_FAULTS,
-    *FRONT_FAULTS,
+    *OWN_FAULTS, *FRONT_FAULTS,
 )  # fmt: skip
 
 INTRODUCTION: Final = """\

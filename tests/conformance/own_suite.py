@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: MIT
+"""A protocol of one's own, both halves: one suite for the fakes and for a real Xen.
+
+A module that runs it imports every name and defines a fixture `pair`: a `xenpy.testing.ring.Pair`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from types import MappingProxyType
+from typing import NamedTuple
+
+import pytest
+
+from xenpy.backend import DeviceContext
+from xenpy.errors import PeerError, XenError
+from xenpy.peer_keys import flag
+from xenpy.ring_backend import Backend
+from xenpy.ring_protocol import Codec, RingProtocol
+from xenpy.testing.ring import Pair
+from xenpy.wire import i16, u8, u16, u32, u64
+
+BAD_REF = 2**31
+
+
+class Request(NamedTuple):
+    id: u64
+    ref: u32
+    length: u16
+    operation: u8
+
+
+class Response(NamedTuple):
+    id: u64
+    value: u32
+    status: i16
+
+
+WORK = RingProtocol("xenpy-work", Request, Response)
+SUM, REVERSE, SLOW, BUG, REFUSE, NONSENSE, FILL, ANOTHER, UNKNOWN, CANCELLED = range(10)
+
+
+class Work(Backend[Request, Response]):
+    protocol = WORK
+    features = MappingProxyType({"feature-work": 1})
+    max_inflight = 4
+    running = 0
+    most = 0
+
+    async def handle(self, request: Request) -> Response:
+        if request.operation == SUM:
+            return Response(request.id, sum(self.read(request.ref, request.length)), 0)
+        if request.operation == REVERSE:
+            with self.map(request.ref, writable=True) as page:
+                page[: request.length] = bytes(page[: request.length])[::-1]
+        if request.operation == FILL:
+            self.write(request.ref, b"w" * request.length, offset=16)
+        if request.operation == SLOW:
+            Work.running += 1
+            Work.most = max(Work.most, Work.running)
+            await asyncio.sleep(0.01)
+            Work.running -= 1
+        if request.operation == BUG:
+            raise ZeroDivisionError
+        if request.operation == REFUSE:
+            raise OSError(errno.ENOSPC, "full")
+        if request.operation == UNKNOWN:
+            raise NotImplementedError
+        if request.operation == CANCELLED:
+            raise asyncio.CancelledError
+        ident = request.id + (request.operation == ANOTHER)
+        return Response(ident, 1 << 40 if request.operation == NONSENSE else 0, 0)
+
+
+class Plain(Backend[Request, Response]):
+    protocol = WORK
+
+    def __init__(self, context: DeviceContext) -> None:
+        super().__init__(context)
+        self.events = ["made"]
+
+    def handle(self, request: Request) -> Response:
+        return Response(request.id, len(self.events), 0)
+
+    async def connect(self) -> None:
+        self.events.append(self.frontend["ring-ref"])
+
+    async def disconnect(self) -> None:
+        self.events.append("gone")
+
+
+def ask(pair: Pair, *requests: Request, data: bytes = b"") -> list[tuple[Response, bytes]]:
+    """Each answer, and what the page holds then."""
+
+    async def main() -> list[tuple[Response, bytes]]:
+        async with pair(Work) as link:
+            assert link.backend["feature-work"] == "1"
+            answers: list[tuple[Response, bytes]] = []
+            for request in requests:
+                with link.grant() as page:
+                    page[: len(data)] = data
+                    ref = BAD_REF if request.ref else page.ref
+                    answer = await link.request(request._replace(ref=ref))
+                    answers.append((answer, page[:32]))
+            return answers
+
+    return asyncio.run(main())
+
+
+def test_keys_of_both_sides(pair: Pair) -> None:
+    made: list[Work] = []
+
+    def make(context: DeviceContext) -> Work:
+        made.append(Work(context))
+        return made[-1]
+
+    async def main() -> None:
+        async with pair(Work, make, features={"feature-dim": 1}) as link:
+            assert flag(link.backend, "feature-work")
+            assert flag(made[0].frontend, "feature-dim")
+
+    asyncio.run(main())
+
+
+def test_pages_are_read_mapped_and_written(pair: Pair) -> None:
+    words = (SUM, REVERSE, FILL)
+    found = ask(pair, *(Request(5, 0, 5, word) for word in words), data=b"hello")
+    (summed, _), (_, reversed_), (_, filled) = found
+    assert summed == Response(5, sum(b"hello"), 0)
+    assert reversed_[:5] == b"olleh"
+    assert filled == b"hello".ljust(16, b"\0") + b"wwwww".ljust(16, b"\0")
+
+
+@pytest.mark.parametrize(
+    ("operation", "number"),
+    [
+        (BUG, errno.EIO),
+        (REFUSE, errno.ENOSPC),
+        (NONSENSE, errno.EIO),
+        (UNKNOWN, errno.EOPNOTSUPP),
+        (ANOTHER, errno.EIO),
+        (CANCELLED, errno.ECANCELED),
+    ],
+)
+def test_a_handler_that_fails_costs_its_request(pair: Pair, operation: int, number: int) -> None:
+    bad, good = ask(pair, Request(1, 0, 0, operation), Request(2, 0, 1, SUM), data=b"\x07")
+    assert bad[0] == Response(1, 0, -number)
+    assert good[0] == Response(2, 7, 0)
+
+
+@pytest.mark.parametrize("operation", [SUM, REVERSE, FILL])
+def test_g1_a_page_that_was_not_granted(pair: Pair, operation: int) -> None:
+    bad, good = ask(pair, Request(1, BAD_REF, 8, operation), Request(2, 0, 1, SUM), data=b"\x07")
+    assert bad[0].status < 0
+    assert good[0] == Response(2, 7, 0)
+
+
+@pytest.mark.parametrize("operation", [SUM, FILL])
+def test_a_length_that_leaves_the_page(pair: Pair, operation: int) -> None:
+    ((answer, _),) = ask(pair, Request(1, 0, 65535, operation))
+    assert answer == Response(1, 0, -errno.EINVAL)
+
+
+def test_more_requests_than_fit(pair: Pair) -> None:
+    """Into the ring, and into what a backend works on at a time."""
+
+    async def main() -> list[Response]:
+        async with pair(Work) as link:
+            requests = (link.request(Request(ident, 0, 0, SLOW)) for ident in range(300))
+            return await asyncio.gather(*requests)
+
+    Work.most = 0
+    assert [answer.id for answer in asyncio.run(main())] == list(range(300))
+    assert Work.most == Work.max_inflight
+
+
+def test_plain_functions_and_the_life_of_a_device(pair: Pair) -> None:
+    made: list[Plain] = []
+
+    def make(context: DeviceContext) -> Plain:
+        made.append(Plain(context))
+        return made[-1]
+
+    async def main() -> None:
+        async with pair(Plain, make) as link:
+            assert await link.request(Request(1, 0, 0, 0)) == Response(1, 2, 0)
+
+    asyncio.run(main())
+    (backend,) = made
+    assert (backend.events[0], backend.events[2:]) == ("made", ["gone"])
+    assert backend.events[1].isdigit()
+
+
+def test_an_id_that_is_in_flight_and_a_value_that_does_not_fit(pair: Pair) -> None:
+    async def main() -> None:
+        async with pair(Work) as link:
+            first = asyncio.create_task(link.request(Request(1, 0, 0, SLOW)))
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            with pytest.raises(ValueError, match="in flight"):
+                await link.request(Request(1, 0, 0, SLOW))
+            with pytest.raises(ValueError, match="does not fit"):
+                await link.request(Request(2, 0, 1 << 16, SUM))
+            assert (await first).status == 0
+
+    asyncio.run(main())
+
+
+def test_a_caller_that_gives_up_leaves_the_others_alone(pair: Pair) -> None:
+    async def main() -> None:
+        async with pair(Work) as link:
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(link.request(Request(1, 0, 0, SLOW)), 0.001)
+            assert (await link.request(Request(2, 0, 0, SLOW))).status == 0
+
+    asyncio.run(main())
+
+
+def test_f1_an_answer_to_nobody_s_question(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends the connection, and the caller is told why."""
+    pack = Codec.pack_response
+
+    def another(codec: Codec[Request, Response], response: Response) -> bytes:
+        return pack(codec, response._replace(id=response.id + 1))
+
+    async def main() -> None:
+        async with pair(Work) as link:
+            monkeypatch.setattr(Codec, "pack_response", another)
+            with pytest.raises(PeerError, match="not in flight"):
+                await link.request(Request(1, 0, 0, SLOW))
+            with pytest.raises(PeerError):
+                await link.request(Request(2, 0, 0, SLOW))
+
+    asyncio.run(main())
+
+
+def test_after_the_end_there_is_no_answer(pair: Pair) -> None:
+    async def main() -> None:
+        async with pair(Work) as link:
+            pass
+        with pytest.raises(XenError):
+            await link.request(Request(1, 0, 0, SUM))
+
+    asyncio.run(main())

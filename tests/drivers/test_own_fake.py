@@ -1,0 +1,14 @@
+# SPDX-License-Identifier: MIT
+"""The suite of one's own protocols over the fakes, which look for what is left at the end."""
+
+from __future__ import annotations
+
+import pytest
+
+from conformance.own_suite import *  # noqa: F403 - the tests themselves
+from xenpy.testing.ring import Pair, both
+
+
+@pytest.fixture
+def pair() -> Pair:
+    return both

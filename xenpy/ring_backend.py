@@ -1,0 +1,308 @@
+# SPDX-License-Identifier: MIT
+"""A backend in a dozen lines: a class with a protocol and a method.
+
+    class EchoBackend(Backend[Request, Response]):
+        protocol = ECHO
+
+        def handle(self, request: Request) -> Response:
+            return Response(request.id, 0)
+
+`xenpy run FILE.py` serves it, `xenpy.testing.ring.both` runs it over the fakes.
+"""
+
+from __future__ import annotations
+
+import errno
+import traceback
+from collections.abc import Awaitable, Callable, Generator, Mapping
+from contextlib import ExitStack, contextmanager
+from types import MappingProxyType
+from typing import Final, Generic
+
+from xenpy.attach import DevicePlan
+from xenpy.backend import Device, DeviceContext, DeviceError, Keys
+from xenpy.driver import Driver
+from xenpy.errors import PeerError, XenError
+from xenpy.gnttab import CopySegment, GrantTable
+from xenpy.gnttab import Mapping as PageMapping
+from xenpy.memory import LocalMemory
+from xenpy.peer_keys import number
+from xenpy.ring_protocol import RequestT, ResponseT, RingProtocol
+from xenpy.ring_server import RingServer
+from xenpy.suggest import Suggestions
+from xenpy.types import DOM0, PAGE_SIZE, DevId, GrantRef, Port
+from xenpy.wire import CAbi
+
+__all__ = ["Backend", "driver_of"]
+
+LIMIT_OF_ERRNO: Final = 4096
+KEPT: Final = 32
+"""Pages of one device that slices may keep mapped."""
+
+
+class Backend(Generic[RequestT, ResponseT]):
+    """One device; made when the toolstack makes it, and kept over any number of connections.
+
+    Everything runs in the event loop.  What is raised in `handle` costs that request: an OSError
+    is answered with its errno, NotImplementedError with EOPNOTSUPP, anything else is logged and
+    answered with EIO.
+
+    Attributes:
+        protocol: what is spoken.
+        features: keys to publish before a frontend connects.
+        max_inflight: requests that are being worked on at a time.
+        context: what the framework says of the device; `context.log` is bounded.
+        frontend: the keys that the frontend has published: hostile.
+    """
+
+    protocol: RingProtocol[RequestT, ResponseT]
+    features: Keys = MappingProxyType({})
+    max_inflight: int = 32
+
+    def __init__(self, context: DeviceContext) -> None:
+        self.context = context
+        self.frontend: Mapping[str, str] = {}
+        self.grants: GrantTable | None = None
+        self._kept: list[PageMapping] = []
+
+    @classmethod
+    def spoken(cls) -> RingProtocol[RequestT, ResponseT]:
+        """`protocol`, of the class."""
+        return cls.protocol
+
+    def handle(self, request: RequestT) -> ResponseT | Awaitable[ResponseT]:
+        """Answer a request: a private copy, whose numbers may be anything.
+
+        `def`, or `async def` for what waits: other requests are taken meanwhile, and answers
+        may overtake each other.  What blocks holds up every device.
+        """
+        raise NotImplementedError
+
+    async def connect(self) -> None:
+        """A frontend has come; `frontend` has its keys.  Its requests are taken after this.
+
+        Raises:
+            PeerError: they make no sense.
+        """
+
+    async def disconnect(self) -> None:
+        """It has gone, and nothing of its is in flight.  Follows each `connect` that returned."""
+
+    @contextmanager
+    def map(self, ref: int, *, writable: bool = False) -> Generator[memoryview]:
+        """A page of the frontend's, which it may change at any time: look at each byte once.
+
+        A slice of it that outlives this keeps the page mapped until the next `map`; there may be
+        `KEPT` of those.
+
+        Raises:
+            XenError: it has not granted it, or not for writing; EINVAL, there is no such number;
+                ENOMEM, too many slices are kept.
+        """
+        kept, self._kept = self._kept, []
+        for page in kept:
+            self._unmap(page)
+        if len(self._kept) >= KEPT:
+            raise XenError(errno.ENOMEM, "map", "slices of mapped pages are kept", pages=KEPT)
+        page = self._grants().map(self.context.domid, [_ref(ref)], writable=writable)
+        try:
+            with page.view() as view:
+                yield view
+        finally:
+            self._unmap(page)
+
+    def read(self, ref: int, length: int, offset: int = 0) -> bytes:
+        """A copy out of a page of the frontend's.
+
+        Raises:
+            XenError: it has not granted it; or EINVAL, the place is not within a page.
+        """
+        with LocalMemory(PAGE_SIZE) as local, local.view() as view:
+            foreign = self.context.domid, _ref(ref), offset
+            self._copy(CopySegment(foreign, (local, 0), length))
+            return bytes(view[:length])
+
+    def write(self, ref: int, content: bytes | bytearray | memoryview, offset: int = 0) -> None:
+        """A copy into a page of the frontend's; raises as `read` does."""
+        length = len(content)
+        with LocalMemory(PAGE_SIZE) as local:
+            with local.view() as view:
+                view[: min(length, PAGE_SIZE)] = content[:PAGE_SIZE]
+            foreign = self.context.domid, _ref(ref), offset
+            self._copy(CopySegment((local, 0), foreign, length))
+
+    def let_go(self) -> None:
+        """Unmap what slices have kept: at once, or when they die.  For the framework."""
+        kept, self._kept = self._kept, []
+        for page in kept:
+            self.context.deferred.close(page, self.context.name)
+        if self.grants is not None:
+            self.context.deferred.close(self.grants, self.context.name)
+        self.grants = None
+
+    def failed(self, request: RequestT, error: Exception) -> ResponseT:
+        """The response to a request whose `handle` raised."""
+        log = self.context.log
+        if isinstance(error, NotImplementedError):
+            log.info("%r: nobody handles it", request)
+            return self.protocol.failure(request, errno.EOPNOTSUPP)
+        if not isinstance(error, OSError):
+            log.error("%r\n%s", request, "".join(traceback.format_exception(error)))
+            return self.protocol.failure(request, errno.EIO)
+        log.info("%r: %s", request, error)
+        found: object = error.errno
+        if not isinstance(found, int) or not 0 < found < LIMIT_OF_ERRNO:
+            found = errno.EIO
+        return self.protocol.failure(request, found)
+
+    def _grants(self) -> GrantTable:
+        if self.grants is None:
+            raise XenError(errno.ENOTCONN, "map", "no frontend is connected")
+        return self.grants
+
+    def _unmap(self, page: PageMapping) -> None:
+        try:
+            page.close()
+        except BufferError:
+            self._kept.append(page)
+
+    def _copy(self, segment: CopySegment) -> None:
+        if segment.length == 0:
+            return
+        try:
+            (status,) = self._grants().copy([segment])
+        except ValueError as error:
+            raise XenError(errno.EINVAL, "grant_copy", str(error)) from error
+        if status:
+            raise XenError(errno.EFAULT, "grant_copy", f"GNTST {status}")
+
+
+class RingDevice(Device, Generic[RequestT, ResponseT]):
+    """A `Backend` as the framework sees it."""
+
+    def __init__(
+        self,
+        context: DeviceContext,
+        backend: Backend[RequestT, ResponseT],
+        suggestions: Suggestions | None,
+    ) -> None:
+        super().__init__(context)
+        self._backend = backend
+        self._suggestions = suggestions
+        self._server: RingServer[RequestT, ResponseT] | None = None
+        self._held = ExitStack()
+        self._requests = self._notifications = 0
+
+    async def prepare(self) -> Keys:
+        return self._backend.features
+
+    async def connect(self, frontend: Mapping[str, str]) -> Keys:
+        backend, xen, domid = self._backend, self.context.xen, self.context.domid
+        ref = GrantRef(number(frontend, "ring-ref"))
+        port = Port(number(frontend, "event-channel"))
+        server = RingServer(
+            backend.protocol, _abi_of(frontend), backend.handle, self._failed,
+            backend.max_inflight, self.context.on_failure,
+        )  # fmt: skip
+        suggestions = self._suggestions
+        backend.frontend = suggestions.watched(frontend) if suggestions else frontend
+        with ExitStack() as held:
+            held.callback(backend.let_go)
+            backend.grants = xen.open_grants()
+            channels = held.enter_context(xen.open_evtchn())
+            if domid != DOM0:
+                # Linux knows no handle restricted to domain 0 (EINVAL), a loopback's frontend.
+                channels.restrict(domid)
+            server.open(backend.grants, channels, domid, ref, port)
+            held.callback(server.close)
+            await self._call_connect()
+            self._held = held.pop_all()
+        self._server = server
+        server.start()
+        return {}
+
+    async def _call_connect(self) -> None:
+        try:
+            await self._backend.connect()
+        except (PeerError, OSError, DeviceError):
+            raise
+        except Exception as error:
+            raise DeviceError(f"connect: {type(error).__name__}: {error}") from error
+
+    async def disconnect(self) -> None:
+        server = self._server
+        if server is None:
+            return
+        await server.stop()
+        self._server = None
+        self._requests += server.requests
+        self._notifications += server.notifications
+        self._held.close()
+        try:
+            await self._backend.disconnect()
+        except Exception as error:
+            # Somebody's hook: the device is let go of in any case.
+            self.context.log.error("disconnect: %s: %s", type(error).__name__, error)
+
+    async def close(self) -> None:
+        """Nothing outlives a connection."""
+
+    def _failed(self, request: RequestT, error: Exception) -> ResponseT:
+        if self._suggestions is not None and isinstance(error, NotImplementedError):
+            self._suggestions.unhandled(request)
+        return self._backend.failed(request, error)
+
+    def stats(self) -> Mapping[str, int]:
+        server = self._server
+        return {
+            "requests": self._requests + (server.requests if server else 0),
+            "notifications": self._notifications + (server.notifications if server else 0),
+        }
+
+
+def _ref(number: int) -> GrantRef:
+    """A reference as a request has it: any number."""
+    if number >> 32:
+        raise XenError(errno.EINVAL, "grant", "a reference has 32 bits", ref=number)
+    return GrantRef(number)
+
+
+def _abi_of(frontend: Mapping[str, str]) -> CAbi:
+    name = frontend.get("protocol")
+    try:
+        return CAbi.native() if name is None else CAbi.of_protocol(name)
+    except ValueError as error:
+        raise PeerError(str(error)) from error
+
+
+def driver_of(
+    make: Callable[[DeviceContext], Backend[RequestT, ResponseT]],
+    protocol: RingProtocol[RequestT, ResponseT],
+    suggestions: Suggestions | None = None,
+) -> Driver:
+    """What `xenpy serve` and `xenpy attach` know a backend by.
+
+    `xenpy attach NAME DOMID [devid=N]` makes a device of it.
+
+    Args:
+        make: a backend's class, or what makes one of it.
+        suggestions: collects what it does not look at.
+    """
+    return Driver(
+        name=protocol.name,
+        kind=protocol.name,
+        summary=f"{protocol.name}, a protocol of your own",
+        backend=lambda context: RingDevice(context, make(context), suggestions),
+        options={},
+        plan=lambda words, kind: _plan(protocol.name, words, kind),
+    )
+
+
+def _plan(name: str, words: Mapping[str, str], kind: str) -> DevicePlan:
+    rest = {key: text for key, text in words.items() if key != "devid"}
+    if rest:
+        raise ValueError(f"{name} takes devid=N, and no {sorted(rest)[0]!r}")
+    text = words.get("devid", "0")
+    if not (text.isascii() and text.isdigit() and len(text) <= 9):
+        raise ValueError(f"devid is {text!r}; give a number")
+    return DevicePlan(name, kind, DevId(int(text)), backend_keys={}, frontend_keys={})
