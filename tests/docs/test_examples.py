@@ -24,6 +24,8 @@ from xenpy.cli import (
     block_write,
     detach,
     main,
+    new,
+    run,
     serve,
 )
 from xenpy.cli.block_common import device_path
@@ -111,7 +113,14 @@ def accepted(monkeypatch: pytest.MonkeyPatch) -> Callable[[Sequence[str]], None]
         monkeypatch.setattr(module, "run", plan)
     for verb in (block_bench, block_info, block_read, block_write):
         monkeypatch.setattr(verb, "run", named)
+
+    def own(args: argparse.Namespace) -> int:
+        find_driver(args.file)
+        return 0
+
     monkeypatch.setattr(serve, "run", options)
+    monkeypatch.setattr(run, "run", own)
+    monkeypatch.setattr(new, "run", lambda _: 0)
 
     def accept(words: Sequence[str]) -> None:
         match words:

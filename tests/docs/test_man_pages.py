@@ -24,6 +24,8 @@ from xenpy.drivers.block.settings import OPTIONS
 MAN = ROOT / "docs/man"
 PAGES = {
     ("serve",): "xenpy-serve.8",
+    ("run",): "xenpy-run.8",
+    ("new",): "xenpy-new.1",
     ("attach",): "xenpy-attach.8",
     ("detach",): "xenpy-attach.8",
     ("block", "info"): "xenpy-block.1",

@@ -12,7 +12,8 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING
 
 from xenpy.cli.block_common import add_disk_options, opened, size
-from xenpy.cli.common import UsageError, Verbs, seconds
+from xenpy.cli.common import Verbs, seconds
+from xenpy.cli.errors import UsageError
 
 if TYPE_CHECKING:
     from xenpy.drivers.block.front import BlockDevice

@@ -11,7 +11,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from xenpy.cli.common import UsageError, add_common_options, seconds, wrong_usage
+from xenpy.cli.common import add_common_options, seconds, wrong_usage
+from xenpy.cli.errors import UsageError
 from xenpy.drivers.block.vdev import parse_vdev
 from xenpy.errors import XenError
 from xenpy.paths import frontend_path

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from hashlib import sha256
 
 from xenpy.cli.block_common import CHUNK, add_disk_options, opened, size, within
-from xenpy.cli.common import UsageError, Verbs
+from xenpy.cli.common import Verbs
+from xenpy.cli.errors import UsageError
 
 DESCRIPTION = """\
 Write a disk, or a part of it, to standard output.  With --json the bytes go nowhere, and

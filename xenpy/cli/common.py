@@ -13,12 +13,11 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Final, Protocol
 
 from xenpy.attach import DevicePlan, parse_words
+from xenpy.cli.errors import DriverError, UsageError
 from xenpy.driver import Driver
 from xenpy.types import DOM0, DOMID_FIRST_RESERVED, DomId
 
 __all__ = [
-    "DriverError",
-    "UsageError",
     "Verbs",
     "add_common_options",
     "add_device_options",
@@ -32,14 +31,6 @@ __all__ = [
 
 BUILT_IN: Final = {"block": "xenpy.drivers.block.driver"}
 """So that a checkout that is not installed works as well: it has no entry points."""
-
-
-class UsageError(Exception):
-    """The command line asks for what there is not."""
-
-
-class DriverError(Exception):
-    """A driver is installed, and cannot be used."""
 
 
 @contextmanager
@@ -66,13 +57,19 @@ class Verbs(Protocol):
 
 
 def find_driver(name: str) -> Driver:
-    """The driver called `name`: built in, or of any package by entry point `xenpy.drivers`.
+    """The driver called `name`: built in, of any package by entry point `xenpy.drivers`, or in a
+    file, FILE.py or FILE.py:Class.
 
     Raises:
         UsageError: there is none; the text lists those that there are.
         DriverError: it cannot be imported, or is none.
         ImportError: xenpy's own C part cannot be loaded here.
     """
+    if name.endswith(".py") or ".py:" in name:
+        # Here, since it needs the C part, and --help does not.
+        from xenpy.cli.own import driver_in
+
+        return driver_in(name)
     if name in BUILT_IN:
         found: object = importlib.import_module(BUILT_IN[name]).DRIVER
     else:
@@ -152,7 +149,7 @@ def add_device_options(parser: argparse.ArgumentParser, driver: str | None = Non
         driver: of a verb that is this driver's own; it is not asked for then.
     """
     if driver is None:
-        parser.add_argument("driver", metavar="DRIVER", help="e.g. block")
+        parser.add_argument("driver", metavar="DRIVER", help="e.g. block; or FILE.py[:CLASS]")
     else:
         parser.set_defaults(driver=driver)
     parser.add_argument("domid", metavar="DOMID", type=domid, help="the frontend's domain")

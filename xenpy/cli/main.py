@@ -18,8 +18,8 @@ from typing import Final
 
 from xenpy import __version__
 from xenpy.backend import DeviceError
-from xenpy.cli import attach, block, detach, serve
-from xenpy.cli.common import DriverError, UsageError
+from xenpy.cli import attach, block, detach, new, run, serve
+from xenpy.cli.errors import DriverError, UsageError
 from xenpy.errors import PeerError, XenConnectionError, XenNotFoundError
 from xenpy.service import KindTakenError
 
@@ -32,6 +32,8 @@ OPENING: Final = {"open", "connect"}
 EPILOG = """\
 examples:
   xenpy serve block                                   serve disks of stock guests
+  xenpy new lamp                                      begin a driver of your own
+  xenpy run lamp/lamp.py                              serve it
   xl block-attach web 'vdev=xvdb,backendtype=tap,script=block-xenpy,access=w,target=/srv/web.img'
   xenpy attach block 7 vdev=xvdb target=/srv/web.img  the same without xl (Xen 4.17)
   xenpy block resize 7 vdev=xvdb                      the image has another size by now
@@ -50,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"xenpy {__version__}")
     verbs = top.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for verb in (serve, attach, detach, block):
+    for verb in (serve, run, new, attach, detach, block):
         verb.add_parser(verbs)
     return top
 

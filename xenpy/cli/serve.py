@@ -9,14 +9,8 @@ import shlex
 from collections.abc import Mapping
 
 from xenpy.attach import parse_words
-from xenpy.cli.common import (
-    UsageError,
-    Verbs,
-    add_common_options,
-    find_driver,
-    kind,
-    wrong_usage,
-)
+from xenpy.cli.common import Verbs, add_common_options, find_driver, kind, wrong_usage
+from xenpy.cli.errors import UsageError
 from xenpy.daemon import serve
 from xenpy.driver import Driver
 
@@ -38,9 +32,9 @@ block takes: force=1   serve images although they are open elsewhere
              python=1  allow targets python:..., which run code with the daemon's rights
              sector-unit=512|sector-size
                        what guests count in on disks whose sectors are larger
-             tier=auto|worker|native|batch
-                       an engine in C in a process for each disk, one within the daemon, or
-                       Python, which every filter but readonly needs
+             tier=auto|worker|native|callback|batch
+                       an engine in C in a process for each ring, one within the daemon, one
+                       that calls Python, which every filter but readonly needs, or Python alone
 
 What a disk may be made of, files, memory, NBD servers, Python: `xenpy attach --help`.
 
@@ -64,7 +58,7 @@ def add_parser(verbs: Verbs) -> None:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("driver", metavar="DRIVER", help="e.g. block")
+    parser.add_argument("driver", metavar="DRIVER", help="e.g. block; or FILE.py[:CLASS]")
     parser.add_argument("words", metavar="key=value", nargs="*", help="options of the driver")
     parser.add_argument(
         "--filter", metavar="NAME[,key=value]", action="append",
