@@ -241,7 +241,11 @@ class Service:
 
     async def _take_up(self, path: str) -> None:
         try:
-            keys = await self._store.read_tree(path, depth=1, limit=MAX_BACKEND_KEYS)
+            # As it was at one time: keys of one device and of the next that was made in its place
+            # are neither's.
+            keys = await self._store.transact(
+                lambda tx: tx.read_tree(path, depth=1, limit=MAX_BACKEND_KEYS)
+            )
         except XenNotFoundError:
             return
         except PeerError as error:

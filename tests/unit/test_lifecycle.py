@@ -210,6 +210,27 @@ def test_what_is_served_is_closed_before_a_last_closed_is_written(online: str) -
     on_bench(test)
 
 
+def test_a_device_made_anew_while_it_is_read(caplog: pytest.LogCaptureFixture) -> None:
+    """Half of the keys are the old one's, half are the new one's: of no use to anybody."""
+
+    async def test(bench: Bench) -> None:
+        left = ["frontend-id", "state"]
+
+        def change(request: Request) -> None:
+            if request.op == Op.READ and left and request.payload == f"{BACK}/{left[0]}\0".encode():
+                if left.pop(0) == "state":
+                    bench.make()
+                else:
+                    bench.fake.rm(BACK)
+
+        bench.fake.on_request = change
+        await bench.connect()
+        assert not left
+        assert "not served" not in caplog.text
+
+    on_bench(test)
+
+
 def test_a_frontend_that_flaps_is_slowed_down(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,6 +28,8 @@ dd if=/dev/urandom of=/written bs=1M count=4 conv=fsync 2> /dev/null
 echo "SUM $(sha256sum < /written)"
 sync
 mount -o remount,ro /
+# xenconsoled loses what a domain has printed that is gone before it looks.
+busybox sleep 2
 exec busybox poweroff -f
 """
 
