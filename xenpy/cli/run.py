@@ -4,12 +4,11 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import sys
 from typing import TYPE_CHECKING
 
-from xenpy.cli.common import Verbs, add_common_options, kind
-from xenpy.daemon import serve
+from xenpy.cli.common import Verbs, add_common_options
+from xenpy.cli.serve import add_daemon_options, serve_as_told
 from xenpy.suggest import Suggestions
 
 if TYPE_CHECKING:
@@ -42,16 +41,7 @@ def add_parser(verbs: Verbs) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("file", metavar="FILE.py[:CLASS]", help="what declares the backend")
-    parser.add_argument(
-        "--kind", metavar="KIND", type=kind,
-        help="directory below backend/ (default: the protocol's name)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--rundir", metavar="DIR", default="/run/xenpy", help="lock files (/run/xenpy)"
-    )
-    parser.add_argument(
-        "--stats", metavar="FILE", help="write counters as JSON there on SIGUSR1 and at the end"
-    )
+    add_daemon_options(parser, "the protocol's name")
     parser.add_argument(
         "--suggest", action="store_true",
         help="at the end, print what frontends used and nobody looked at, with stubs",
@@ -65,17 +55,7 @@ def run(args: argparse.Namespace) -> int:
     from xenpy.cli.own import driver_in
 
     suggestions = Suggestions() if args.suggest else None
-    driver = driver_in(args.file, suggestions)
-    status = asyncio.run(
-        serve(
-            driver,
-            kind=args.kind or driver.kind,
-            options={},
-            store_path=args.store,
-            rundir=args.rundir,
-            stats_path=args.stats,
-        )
-    )
+    status = serve_as_told(args, driver_in(args.file, suggestions), {})
     if suggestions is not None:
         print(suggestions)
     return status

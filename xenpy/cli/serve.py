@@ -64,9 +64,16 @@ def add_parser(verbs: Verbs) -> None:
         "--filter", metavar="NAME[,key=value]", action="append",
         help="a filter of every disk; repeatable, the first is next to the guest",
     )  # fmt: skip
+    add_daemon_options(parser, "the driver's")
+    add_common_options(parser)
+    parser.set_defaults(run=run)
+
+
+def add_daemon_options(parser: argparse.ArgumentParser, default_kind: str) -> None:
+    """What `serve_as_told` looks at."""
     parser.add_argument(
         "--kind", metavar="KIND", type=kind,
-        help="directory below backend/ (default: the driver's)",
+        help=f"directory below backend/ (default: {default_kind})",
     )  # fmt: skip
     parser.add_argument(
         "--rundir", metavar="DIR", default="/run/xenpy", help="lock files (/run/xenpy)"
@@ -74,8 +81,6 @@ def add_parser(verbs: Verbs) -> None:
     parser.add_argument(
         "--stats", metavar="FILE", help="write counters as JSON there on SIGUSR1 and at the end"
     )
-    add_common_options(parser)
-    parser.set_defaults(run=run)
 
 
 def options_of(args: argparse.Namespace, driver: Driver) -> Mapping[str, str]:
@@ -99,9 +104,8 @@ def options_of(args: argparse.Namespace, driver: Driver) -> Mapping[str, str]:
     return options
 
 
-def run(args: argparse.Namespace) -> int:
-    driver = find_driver(args.driver)
-    options = options_of(args, driver)
+def serve_as_told(args: argparse.Namespace, driver: Driver, options: Mapping[str, str]) -> int:
+    """Serve until told to stop.  Returns the exit status."""
     return asyncio.run(
         serve(
             driver,
@@ -112,3 +116,8 @@ def run(args: argparse.Namespace) -> int:
             stats_path=args.stats,
         )
     )
+
+
+def run(args: argparse.Namespace) -> int:
+    driver = find_driver(args.driver)
+    return serve_as_told(args, driver, options_of(args, driver))
