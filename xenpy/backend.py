@@ -114,6 +114,14 @@ class Device(ABC):
             DeviceError: the device cannot be served; the operator reads why.
         """
 
+    def frontend_keys(self) -> Keys:
+        """Keys for the frontend's directory, which the guest may read and not write, such as the
+        `tty` where `xl console` finds a console.  Asked for after `prepare`.
+
+        Only where this domain may write there: domain 0 may.
+        """
+        return {}
+
     @abstractmethod
     async def connect(self, frontend: Mapping[str, str]) -> Keys:
         """Map the rings that the frontend published and start to serve them.

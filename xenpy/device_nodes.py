@@ -14,6 +14,7 @@ from typing import Final, TypeVar
 
 from xenpy.backend import DeviceContext, Keys
 from xenpy.errors import PeerError, XenConnectionError, XenError, XenTimeoutError
+from xenpy.paths import parse_backend_path
 from xenpy.types import XenbusState
 from xenpy.xenbus import parse_state
 from xenpy.xenstore import Store, Transaction
@@ -120,6 +121,30 @@ class DeviceNodes:
                 await tx.write(f"{self._back}/{key}", value)
 
         await self._insist(lambda: self._store.transact(write))
+
+    async def tell_frontend(self, keys: Keys) -> None:
+        """Write keys into the frontend's directory that the guest cannot change: whoever reads
+        one, such as `xl console`, trusts it (XSA-57)."""
+        if not keys:
+            return
+        ends = parse_backend_path(self._back)
+        perms = f"n{ends.backend_domid},r{ends.domid}"
+
+        async def write(tx: Transaction) -> None:
+            if not await tx.exists(self._front):
+                return
+            for key, value in keys.items():
+                path = f"{self._front}/{key}"
+                # Anew: what is there may be the guest's, and so may its permissions.
+                await tx.rm(path)
+                await tx.write(path, value)
+                await tx.set_perms(path, perms)
+
+        try:
+            await self._insist(lambda: self._store.transact(write))
+        except PermissionError as error:
+            # A driver domain.
+            self._log.debug("the frontend is not told: %s", error)
 
     async def tell_again(self, phase: XenbusState, keys: Keys) -> None:
         """Write keys into our own directory, and the state once more: the one node that a

@@ -231,6 +231,7 @@ class DeviceLife:
         except DeviceError as error:
             await self._refuse(str(error))
             return
+        await self._nodes.tell_frontend(self._device.frontend_keys())
         await self._switch(XenbusState.INIT_WAIT, {**keys, "hotplug-status": "connected"})
 
     async def _connect(self) -> None:

@@ -2,7 +2,7 @@
 """A store in 20 lines: bytes in memory.  See write-a-store.md."""
 
 from xenpy.drivers.block.store import Buffer, Store
-from xenpy.drivers.block.words import parse_size
+from xenpy.words import parse_size
 
 
 class RamStore(Store):

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator, Sequence
 
 from xenpy.drivers.block.store import Buffer, Store
-from xenpy.drivers.block.words import parse_size
+from xenpy.words import parse_size
 
 STRIPE = 65536
 

@@ -26,7 +26,7 @@ from xenpy.drivers.block.stores.nbd import open_nbd_store
 from xenpy.drivers.block.stores.nbd_address import NbdAddress
 from xenpy.drivers.block.stores.null import NullStore
 from xenpy.drivers.block.stores.python import open_python_store
-from xenpy.drivers.block.words import parse_size
+from xenpy.words import parse_size
 
 __all__ = ["SCHEMES", "ImageKeys", "open_image", "parse_target"]
 

@@ -18,7 +18,7 @@ from typing import Final
 
 from xenpy import __version__
 from xenpy.backend import DeviceError
-from xenpy.cli import attach, block, detach, new, run, serve
+from xenpy.cli import attach, block, console, detach, new, run, serve
 from xenpy.cli.errors import DriverError, UsageError
 from xenpy.errors import PeerError, XenConnectionError, XenNotFoundError
 from xenpy.service import KindTakenError
@@ -52,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"xenpy {__version__}")
     verbs = top.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for verb in (serve, run, new, attach, detach, block):
+    for verb in (serve, run, new, attach, detach, block, console):
         verb.add_parser(verbs)
     return top
 

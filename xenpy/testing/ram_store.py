@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from xenpy.drivers.block.store import Buffer, Store
-from xenpy.drivers.block.words import parse_size
+from xenpy.words import parse_size
 
 __all__ = ["RamStore"]
 

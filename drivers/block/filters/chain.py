@@ -17,7 +17,7 @@ from xenpy.drivers.block.filters.rate import Rate
 from xenpy.drivers.block.filters.readonly import Readonly
 from xenpy.drivers.block.filters.stats import Stats
 from xenpy.drivers.block.store import Store
-from xenpy.drivers.block.words import Words
+from xenpy.words import Words
 
 __all__ = ["FILTERS", "parse_filters", "wrap"]
 

@@ -35,7 +35,7 @@ from xenpy.drivers.block.store import (
     total,
 )
 from xenpy.drivers.block.stores.file import DescriptorStore
-from xenpy.drivers.block.words import Words
+from xenpy.words import Words
 
 __all__ = ["CLUSTER", "Cow", "CowFilter"]
 

@@ -13,7 +13,7 @@ from typing import Final
 
 from xenpy.drivers.block.filters.base import Around, FilterPlace, Operation
 from xenpy.drivers.block.store import Store
-from xenpy.drivers.block.words import Words
+from xenpy.words import Words
 
 __all__ = ["Log", "LogFilter"]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from xenpy.drivers.block.filters.base import Filter, FilterPlace
 from xenpy.drivers.block.store import Buffer, NativeStore, Store, check_write, total
-from xenpy.drivers.block.words import Words
+from xenpy.words import Words
 
 __all__ = ["Readonly", "ReadonlyFilter"]
 

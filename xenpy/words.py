@@ -7,10 +7,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from xenpy.drivers.block.store import SECTOR
-
 __all__ = ["Words", "parse_size"]
 
+SECTOR: Final = 512
 UNITS: Final = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 

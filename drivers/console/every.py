@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: MIT
+"""The first console of every guest, where no xenconsoled runs: `xenpy console serve`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from xenpy.backend import XenAccess
+from xenpy.devlog import BoundedLog
+from xenpy.drivers.console.hub import Hub
+from xenpy.drivers.console.primary import Primary, exists
+from xenpy.drivers.console.pty_outlet import PtyOutlet
+from xenpy.drivers.console.settings import LogSettings
+from xenpy.errors import PeerError
+from xenpy.types import DOM0, DomId
+from xenpy.xenstore import Store
+
+__all__ = ["EveryConsole"]
+
+log = logging.getLogger(__name__)
+
+
+class EveryConsole:
+    """Takes the console of each guest as it is created, and gives it a pty and a log.
+
+    libxl waits ten seconds for the pty's name, then it ends the guest.
+
+    Args:
+        settings: of the logs.
+
+    Attributes:
+        hubs: the consoles that are served, by domid.
+    """
+
+    def __init__(self, store: Store, settings: LogSettings, xen: XenAccess | None = None) -> None:
+        self._store = store
+        self._settings = settings
+        self._xen = xen
+        self._changed = asyncio.Event()
+        self._tasks: dict[DomId, asyncio.Task[None]] = {}
+        self.hubs: dict[DomId, Hub] = {}
+
+    async def run(self) -> None:
+        """Serve until cancelled; then every console is handed back."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                for event in ("@introduceDomain", "@releaseDomain"):
+                    group.create_task(self._follow(event))
+                while True:
+                    await self._changed.wait()
+                    self._changed.clear()
+                    await self._rescan()
+        finally:
+            tasks = list(self._tasks.values())
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _follow(self, event: str) -> None:
+        async with self._store.watch(event) as watch:
+            async for _ in watch:
+                self._changed.set()
+
+    async def _rescan(self) -> None:
+        names = await self._store.list("/local/domain")
+        found = {DomId(int(name)) for name in names if name.isdigit()} - {DOM0}
+        alive = {domid for domid in found if await self._store.is_domain_introduced(domid)}
+        for domid in alive - set(self._tasks):
+            self._tasks[domid] = asyncio.create_task(self._serve(domid), name=f"console {domid}")
+        for domid in set(self._tasks) - alive:
+            self._tasks.pop(domid).cancel()
+
+    async def _serve(self, domid: DomId) -> None:
+        """One console, as long as its guest lives.  What is wrong with it costs no other."""
+        name = f"console/{domid}/0"
+        said = BoundedLog(log, name)
+        hub = self.hubs[domid] = Hub()
+        try:
+            await self._store.wait(lambda reader: exists(reader, domid))
+            pty = PtyOutlet(hub)
+            hub.outlets.append(pty)
+            file = self._settings.open(None, name.replace("/", "-"), said)
+            if file is not None:
+                hub.outlets.append(file)
+            async with Primary(self._store, domid, hub, pty.name, self._xen) as console:
+                said.info("served on %s", pty.name)
+                await console.ended()
+        except (PeerError, OSError) as error:
+            said.error("%s", error)
+        finally:
+            hub.close()
+            del self.hubs[domid]

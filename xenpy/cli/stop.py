@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: MIT
+"""Run until told to stop: what verbs that stay in the foreground do."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Coroutine
+from contextlib import suppress
+
+__all__ = ["stopped"]
+
+
+async def stopped(work: Coroutine[object, object, None]) -> None:
+    """Run `work` until it returns or raises, or SIGTERM or SIGINT comes, which cancels it."""
+    loop = asyncio.get_running_loop()
+    running = asyncio.ensure_future(work)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, running.cancel)
+    with suppress(asyncio.CancelledError):
+        await running
