@@ -57,6 +57,11 @@ class SocketOutlet(Outlet):
         self._hear()
 
     @property
+    def readers(self) -> int:
+        """How many are connected."""
+        return len(self._readers)
+
+    @property
     def lost(self) -> int:
         return self._gone + sum(reader.backlog.lost for reader in self._readers)
 

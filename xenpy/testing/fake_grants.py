@@ -92,6 +92,14 @@ class GrantTables:
             address = self.pages.map([entry.page for entry in entries], writable=True)
             return Mapped(address, entries)
 
+    def reserve(self, domid: int, ref: int, reserved: int) -> None:
+        """Grant a page under one of the first eight references instead, as the toolstack does
+        with those of console and XenStore before a guest runs."""
+        with self._lock:
+            entry = self._entries.pop((domid, ref))
+            entry.ref = reserved
+            self._entries[domid, reserved] = entry
+
     def unshare(self, shared: Mapped) -> None:
         with self._lock:
             self._notify(shared)
