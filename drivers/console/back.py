@@ -23,9 +23,15 @@ __all__ = ["ConsoleBackend"]
 
 
 class ConsoleBackend(Device):
-    """One console.  It is read and may be typed to whether or not a guest is connected."""
+    """One console.  It is read and may be typed to whether or not a guest is connected.
+
+    Raises:
+        ValueError: it is the first one, of which the toolstack keeps nodes in `backend/console`.
+    """
 
     def __init__(self, context: DeviceContext) -> None:
+        if context.devid == 0:
+            raise ValueError("the first console is no device: xenpy console take")
         super().__init__(context)
         self._hub = Hub()
         self._link: Link | None = None
@@ -54,7 +60,7 @@ class ConsoleBackend(Device):
             hub.outlets.append(SocketOutlet(keys["path"], hub))
         elif connection != "none":
             raise DeviceError(f"connection is {connection!r}; give pty, socket or none")
-        name = f"{context.kind}-{context.domid}-{context.devid}"
+        name = f"console-{context.domid}-{context.devid}"
         own = Path(keys["log"]) if keys.get("log") else None
         log = LogSettings.parse(context.options).open(own, name, context.log)
         if log is not None:

@@ -16,7 +16,10 @@ from xenpy.words import Words
 
 __all__ = ["DRIVER", "plan"]
 
-KIND: Final = "console"
+KIND: Final = "xenpy-console"
+"""Not `console`, which QEMU looks for if the guest has one, be it for a disk; and where the
+toolstack keeps nodes of the first console, which is no device."""
+FRONTEND_KIND: Final = "console"
 CONNECTIONS: Final = ("pty", "socket", "none")
 DEVIDS: Final = range(1, 10)
 """hvc_xen takes the last digit of the path for the number of the hvc, and 0 is the first
@@ -43,7 +46,7 @@ def plan(words: Mapping[str, str], kind: str) -> DevicePlan:
     backend |= {key: str(Path(text).absolute()) for key, text in paths.items() if text}
     named = {"name": name} if name else {}
     return DevicePlan(
-        frontend_kind=KIND,
+        frontend_kind=FRONTEND_KIND,
         backend_kind=kind,
         devid=DevId(int(devid)),
         backend_keys={**backend, **named},

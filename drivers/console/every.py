@@ -43,6 +43,7 @@ class EveryConsole:
 
     async def run(self) -> None:
         """Serve until cancelled; then every console is handed back."""
+        log.info("serving the first console of every guest")
         try:
             async with asyncio.TaskGroup() as group:
                 for event in ("@introduceDomain", "@releaseDomain"):

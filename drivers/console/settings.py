@@ -16,7 +16,7 @@ __all__ = ["OPTIONS", "LogSettings"]
 
 MOST_KEPT: Final = 99
 OPTIONS: Final[Mapping[str, str]] = {
-    "log-dir": "a directory: what each console prints goes to a file there as well",
+    "log-dir": "a directory: what a console prints goes to console-DOMID-DEVID.log there as well",
     "log-size": f"bytes, or with K, M, G, after which such a file is put aside ({SIZE >> 20}M)",
     "log-keep": f"how many of those put aside are kept ({KEEP})",
 }

@@ -32,7 +32,7 @@ from xenpy.xenstore import Store
 
 PATIENCE = 60.0
 DEVID = 3
-KIND = "xenpy-console"
+KIND = "xenpy-test-console"
 """Where dom0's own hvc_xen does not look for consoles of its own."""
 INDICES = 3072
 """Where in_cons, in_prod, out_cons and out_prod are in struct xencons_interface."""
