@@ -38,6 +38,7 @@ man_pages = [
     ("man/xenpy-run.8", "xenpy-run", "serve a protocol of your own", [], 8),
     ("man/xenpy-attach.8", "xenpy-attach", "make a device, or take it away", [], 8),
     ("man/xenpy-block.1", "xenpy-block", "use a disk without the kernel, or resize one", [], 1),
+    ("man/xenpy-console.8", "xenpy-console", "consoles of guests", [], 8),
     ("man/xenpy-block.7", "xenpy-block", "disks for guests", [], 7),
 ]
 
@@ -53,6 +54,7 @@ FROM_ELSEWHERE = {
     "project/security": "SECURITY.md",
     "project/changelog": "CHANGELOG.md",
     "project/block": "drivers/block/README.md",
+    "project/console": "drivers/console/README.md",
 }
 """Pages whose text lies outside this directory, where a forge's visitor looks for it."""
 

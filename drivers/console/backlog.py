@@ -23,10 +23,13 @@ class Backlog:
         self._content = bytearray()
         self.lost = 0
 
-    @property
-    def content(self) -> bytes:
-        """All that waits, the oldest first."""
-        return bytes(self._content)
+    def first(self, count: int) -> bytes:
+        """The oldest bytes that wait, up to `count`."""
+        return bytes(self._content[:count])
+
+    def find(self, text: bytes) -> int:
+        """Where `text` is among those that wait, or -1."""
+        return self._content.find(text)
 
     def __len__(self) -> int:
         return len(self._content)

@@ -14,12 +14,13 @@ from xenpy.drivers.console.settings import OPTIONS, LogSettings
 from xenpy.types import DevId
 from xenpy.words import Words
 
-__all__ = ["DRIVER", "plan"]
+__all__ = ["DRIVER", "WORDS", "plan"]
 
 KIND: Final = "xenpy-console"
 """Not `console`, which QEMU looks for if the guest has one, be it for a disk; and where the
 toolstack keeps nodes of the first console, which is no device."""
 FRONTEND_KIND: Final = "console"
+WORDS: Final = ("devid", "connection", "path", "log", "name")
 CONNECTIONS: Final = ("pty", "socket", "none")
 DEVIDS: Final = range(1, 10)
 """hvc_xen takes the last digit of the path for the number of the hvc, and 0 is the first

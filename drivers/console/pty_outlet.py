@@ -15,6 +15,7 @@ from xenpy.drivers.console.outlet import Outlet, Typist
 __all__ = ["PtyOutlet"]
 
 READ_LIMIT: Final = 1024
+WRITE_LIMIT: Final = 4096
 
 
 class PtyOutlet(Outlet):
@@ -38,6 +39,7 @@ class PtyOutlet(Outlet):
         os.set_blocking(self._master, False)
         self.name = os.ttyname(self._slave)
         self._backlog = Backlog()
+        self._stuck = False
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._master, self._typed)
         self._closed = False
@@ -48,18 +50,23 @@ class PtyOutlet(Outlet):
 
     def put(self, content: bytes) -> None:
         self._backlog.add(content)
-        self._flush()
+        if not self._stuck:
+            self._flush()
 
     def _flush(self) -> None:
         waiting = self._backlog
         try:
-            while waiting.content:
-                waiting.took(os.write(self._master, waiting.content))
+            while waiting:
+                waiting.took(os.write(self._master, waiting.first(WRITE_LIMIT)))
         except BlockingIOError:
             # The kernel holds 4 KiB for whoever opens the slave; the rest waits here.
-            self._loop.add_writer(self._master, self._flush)
+            if not self._stuck:
+                self._stuck = True
+                self._loop.add_writer(self._master, self._flush)
         else:
-            self._loop.remove_writer(self._master)
+            if self._stuck:
+                self._stuck = False
+                self._loop.remove_writer(self._master)
 
     def _typed(self) -> None:
         try:

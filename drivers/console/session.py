@@ -44,7 +44,7 @@ class Session(Outlet):
     @property
     def heard(self) -> bytes:
         """What was printed and not asked for yet."""
-        return self._heard.content
+        return self._heard.first(len(self._heard))
 
     def type(self, text: str | bytes) -> None:
         """Type; the guest reads it when it does."""
@@ -58,10 +58,10 @@ class Session(Outlet):
         """
         wanted = text.encode() if isinstance(text, str) else text
         async with asyncio.timeout(timeout):
-            while (place := self._heard.content.find(wanted)) < 0:
+            while (place := self._heard.find(wanted)) < 0:
                 self._more.clear()
                 await self._more.wait()
-        found = self._heard.content[: place + len(wanted)]
+        found = self._heard.first(place + len(wanted))
         self._heard.took(len(found))
         return found
 

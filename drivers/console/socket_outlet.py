@@ -17,6 +17,7 @@ from xenpy.drivers.console.outlet import Outlet, Typist
 __all__ = ["SocketOutlet"]
 
 READ_LIMIT: Final = 1024
+WRITE_LIMIT: Final = 1 << 16
 READERS: Final = 32
 PAUSE: Final = 1.0
 """Seconds without new readers when there is no descriptor for one."""
@@ -68,7 +69,8 @@ class SocketOutlet(Outlet):
     def put(self, content: bytes) -> None:
         for reader in list(self._readers):
             reader.backlog.add(content)
-            self._flush(reader)
+            if not reader.stuck:
+                self._flush(reader)
 
     def _hear(self) -> None:
         self._loop.add_reader(self._socket, self._accept)
@@ -111,13 +113,17 @@ class SocketOutlet(Outlet):
         waiting = reader.backlog
         try:
             while waiting:
-                waiting.took(reader.socket.send(waiting.content))
+                waiting.took(reader.socket.send(waiting.first(WRITE_LIMIT)))
         except BlockingIOError:
-            self._loop.add_writer(reader.socket, self._flush, reader)
+            if not reader.stuck:
+                reader.stuck = True
+                self._loop.add_writer(reader.socket, self._flush, reader)
         except OSError:
             self._forget(reader)
         else:
-            self._loop.remove_writer(reader.socket)
+            if reader.stuck:
+                reader.stuck = False
+                self._loop.remove_writer(reader.socket)
 
     def _forget(self, reader: _Reader) -> None:
         self._readers.discard(reader)
@@ -149,11 +155,16 @@ class SocketOutlet(Outlet):
 
 
 class _Reader:
-    """One that is connected."""
+    """One that is connected.
+
+    Attributes:
+        stuck: it has not read what the kernel holds for it.
+    """
 
     def __init__(self, connection: socket.socket) -> None:
         self.socket = connection
         self.backlog = Backlog()
+        self.stuck = False
 
 
 def _clear_way(path: Path) -> None:

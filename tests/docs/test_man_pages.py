@@ -20,6 +20,8 @@ from xenpy.drivers.block.driver import WORDS
 from xenpy.drivers.block.filters.chain import FILTERS
 from xenpy.drivers.block.image import SCHEMES
 from xenpy.drivers.block.settings import OPTIONS
+from xenpy.drivers.console.driver import WORDS as CONSOLE_WORDS
+from xenpy.drivers.console.settings import OPTIONS as CONSOLE_OPTIONS
 
 MAN = ROOT / "docs/man"
 PAGES = {
@@ -33,6 +35,9 @@ PAGES = {
     ("block", "write"): "xenpy-block.1",
     ("block", "bench"): "xenpy-block.1",
     ("block", "resize"): "xenpy-block.1",
+    ("console", "take"): "xenpy-console.8",
+    ("console", "give-back"): "xenpy-console.8",
+    ("console", "every"): "xenpy-console.8",
 }
 
 
@@ -64,6 +69,12 @@ def test_the_driver_s_page_has_every_word() -> None:
         assert re.search(rf"`{name}[`\[,]", heads), name
     for scheme in SCHEMES:
         assert re.search(rf"`{re.escape(scheme)}:", heads), scheme
+
+
+def test_the_console_s_page_has_every_word() -> None:
+    heads = " ".join(re.findall(r"^`.*`$", (MAN / "xenpy-console.8.md").read_text(), re.M))
+    for name in (*CONSOLE_OPTIONS, *CONSOLE_WORDS):
+        assert f"`{name}=" in heads, name
 
 
 def examples() -> Iterator[tuple[str, str]]:

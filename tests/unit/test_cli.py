@@ -265,7 +265,7 @@ def test_an_unknown_driver_is_answered_with_those_that_are_there(
 ) -> None:
     assert main(["serve", "tyo"]) == EXIT_USAGE
     assert capsys.readouterr().err == (
-        "xenpy: no driver 'tyo'; there are: block, path, toy, unmade\n"
+        "xenpy: no driver 'tyo'; there are: block, console, path, toy, unmade\n"
     )
 
 

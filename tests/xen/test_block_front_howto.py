@@ -5,56 +5,24 @@ from __future__ import annotations
 
 import hashlib
 import random
-import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from conformance.daemon_process import PATIENCE, XENPY, DaemonProcess
+from conformance.daemon_process import PATIENCE, DaemonProcess
 from conformance.dom0_disk import xenpy
+from conformance.typed_page import section, type_in
 from conformance.xen_env import nothing_left_in_the_hypervisor
-from fences import ROOT, Command, agrees, commands, fences
+from fences import ROOT
 
 __all__ = ["nothing_left_in_the_hypervisor"]
 
 PAGE = Path("docs/howto/read-a-disk.md")
 DEVICE = Path("/sys/bus/xen/devices/vbd-51840")
-MARK = "=== status "
-
-
-def section(title: str) -> list[Command]:
-    """The commands below a heading."""
-    lines = (ROOT / PAGE).read_text().splitlines()
-    begin = lines.index(f"## {title}") + 1
-    end = next((n for n, line in enumerate(lines[begin:], begin) if line.startswith("## ")), None)
-    found = [fence for fence in fences(PAGE) if fence.language == "console"]
-    inside = [fence for fence in found if begin < fence.line and (end is None or fence.line <= end)]
-    return [command for fence in inside for command in commands(fence)]
-
-
-def type_in(typed: Sequence[Command]) -> None:
-    """In one shell; what is shown must come, and nothing may fail."""
-    mark = f"echo '{MARK}'$?"
-    script = "".join(f"{command.text}\n{mark}\n" for command in typed)
-    xenpy = shlex.join(XENPY)
-    done = subprocess.run(
-        ["bash", "-c", f'xenpy() {{ {xenpy} "$@"; }}\nset -m\n{script}wait'],
-        capture_output=True, text=True, timeout=2 * PATIENCE, check=False,
-    )  # fmt: skip
-    parts = done.stdout.split(MARK)
-    said, statuses = [parts[0]], []
-    for part in parts[1:]:
-        status, _, rest = part.partition("\n")
-        statuses.append(status)
-        said.append(rest)
-    for command, text, status in zip(typed, said, statuses, strict=False):
-        assert status == "0", f"{command}\n{text}\n{done.stderr}"
-        assert agrees(command.shown, text), f"{command}\n{text}\n{done.stderr}"
-    assert len(statuses) == len(typed), done.stderr
 
 
 def until(condition: bool, path: Path) -> None:
@@ -76,7 +44,7 @@ def load_blkfront(*remove: str) -> None:
 
 
 def test_what_the_page_says_about_dom0() -> None:
-    typed = section("Try it in dom0")
+    typed = section(PAGE, "Try it in dom0")
     assert len(typed) >= 10
     type_in(typed)
 
@@ -109,7 +77,7 @@ def test_what_the_page_says_about_a_disk_that_the_kernel_has() -> None:
     until(True, DEVICE / "driver")
     refused = xenpy("block", "info", "xvdi")
     assert refused.returncode == 1
-    typed = section("A disk that the kernel has")
+    typed = section(PAGE, "A disk that the kernel has")
     # What it says is what the page says.
     assert typed[0].text in refused.stderr
     type_in(typed)

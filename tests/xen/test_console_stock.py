@@ -10,6 +10,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -19,6 +20,8 @@ import pytest
 
 from conformance.daemon_process import PATIENCE, XENPY
 from conformance.guests import domains
+from conformance.typed_page import section, type_in
+from fences import ROOT
 from xenpy.drivers.console.session import primary
 from xenpy.types import DomId
 from xenpy.vm import disk
@@ -32,7 +35,7 @@ def guest(name: str, *options: str) -> Generator[DomId]:
     """A guest with a shell on its console, and nothing else."""
     disk.run("xenvm-guest", "create", name, "--no-network", "--memory", "160", *options)
     try:
-        yield DomId(disk.domid(name))
+        yield DomId(int(disk.domid(name)))
     finally:
         subprocess.run(["xl", "destroy", name], check=False, stderr=subprocess.DEVNULL)
 
@@ -114,6 +117,20 @@ def test_log_in_through_python(talker: tuple[str, DomId]) -> None:
     until(lambda: "back-42" in log_of(name), lambda: log_of(name)[-500:])
 
 
+def test_the_page_s_program(talker: tuple[str, DomId]) -> None:
+    _, domid = talker
+    done = subprocess.run(
+        [sys.executable, ROOT / "docs/howto/console_login.py", str(domid)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.stdout.split(), done.returncode) == (["root", "done"], 0), done.stderr
+
+
+def test_what_the_page_says_about_dom0() -> None:
+    """hvc_xen of dom0 itself is the peer."""
+    type_in(section(Path("docs/howto/consoles.md"), "A further console"))
+
+
 def test_no_byte_is_lost_on_the_way_and_back(talker: tuple[str, DomId], tmp_path: Path) -> None:
     """A guest that prints all the time is taken and handed back, five times."""
     name, domid = talker
@@ -144,7 +161,7 @@ def tail(path: Path) -> bytes:
 
 
 @contextmanager
-def taking(domid: DomId, *words: str) -> Iterator[subprocess.Popen[str]]:
+def taking(domid: DomId, *words: str) -> Generator[subprocess.Popen[str]]:
     """`xenpy console take`, once it has the console."""
     command = [*XENPY, "console", "take", str(domid), "--json", *words]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -272,7 +289,7 @@ def state(domid: DomId, devid: int) -> str:
 
 
 @contextmanager
-def serving(directory: Path) -> Iterator[Serving]:
+def serving(directory: Path) -> Generator[Serving]:
     with Serving(directory, ["serve", "console", f"log-dir={directory}"], "serving") as daemon:
         yield daemon
 
