@@ -39,6 +39,7 @@ class EveryConsole:
         self._xen = xen
         self._changed = asyncio.Event()
         self._tasks: dict[DomId, asyncio.Task[None]] = {}
+        self._ending: set[asyncio.Task[None]] = set()
         self.hubs: dict[DomId, Hub] = {}
 
     async def run(self) -> None:
@@ -53,10 +54,15 @@ class EveryConsole:
                     self._changed.clear()
                     await self._rescan()
         finally:
-            tasks = list(self._tasks.values())
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            for domid in list(self._tasks):
+                self._end(domid)
+            await asyncio.gather(*self._ending, return_exceptions=True)
+
+    def _end(self, domid: DomId) -> None:
+        task = self._tasks.pop(domid)
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+        task.cancel()
 
     async def _follow(self, event: str) -> None:
         async with self._store.watch(event) as watch:
@@ -70,7 +76,7 @@ class EveryConsole:
         for domid in alive - set(self._tasks):
             self._tasks[domid] = asyncio.create_task(self._serve(domid), name=f"console {domid}")
         for domid in set(self._tasks) - alive:
-            self._tasks.pop(domid).cancel()
+            self._end(domid)
 
     async def _serve(self, domid: DomId) -> None:
         """One console, as long as its guest lives.  What is wrong with it costs no other."""

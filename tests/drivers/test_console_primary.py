@@ -200,7 +200,19 @@ def test_without_xenconsoled() -> None:
     async def main(made: World) -> None:
         async with made.take("/dev/pts/5"):
             assert (await made.keys())["tty"] == "/dev/pts/5"
-        assert (await made.keys())["type"] == "xenconsoled"
+        keys = await made.keys()
+        assert (keys["type"], keys["tty"]) == ("xenconsoled", "")
+
+    run(main)
+
+
+def test_what_is_in_the_ring_at_the_end_is_read() -> None:
+    """Although nobody has said so."""
+
+    async def main(made: World) -> None:
+        async with made.take():
+            made.guest.ring.write(b"last words")
+        assert made.hub.printed == 10
 
     run(main)
 
@@ -314,6 +326,8 @@ def test_every_console_has_a_pty_and_a_log(tmp_path: Path) -> None:
         made.guest.print(b"booted")
         log = tmp_path / f"console-{GUEST}-0.log"
         await until(lambda: log.exists() and log.read_bytes() == b"booted")
+        while (await made.keys())["type"] != "xenpy":
+            await asyncio.sleep(0.005)
         tty = (await made.keys())["tty"]
         assert Path(tty).is_char_device()
         late = DomId(9)

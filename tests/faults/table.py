@@ -926,6 +926,86 @@ OWN_FAULTS: Final = (
     ),
 )
 
+CONSOLE = "tests/drivers/test_console_fake.py"
+PRIMARY = "tests/drivers/test_console_primary.py"
+OUTLETS = "tests/drivers/test_console_outlets.py"
+CONSOLE_FAULTS: Final = (
+    Fault(
+        "console: what was printed before the end is left",
+        "drivers/console/link.py",
+        "        if not self._over:\n            self._service()\n",
+        "",
+        f"{PRIMARY}::test_what_is_in_the_ring_at_the_end_is_read",
+        "a guest's last words, the ones that say why, are lost",
+    ),
+    Fault(
+        "console: a taker begins with an empty ring",
+        "drivers/console/protocol.py",
+        "size=OUT_SIZE, cons=OUT_CONS, prod=OUT_PROD)",
+        "size=OUT_SIZE, cons=OUT_PROD, prod=OUT_PROD)",
+        f"{PRIMARY}::test_taken_and_handed_back_and_no_byte_is_lost",
+        "what the server before has not read is skipped",
+    ),
+    Fault(
+        "console: room is not announced",
+        "drivers/console/link.py",
+        "                self._ports.notify(self._port)\n                self._hub",
+        "                self._hub",
+        f"{CONSOLE}::test_a_pty_both_ways",
+        "a frontend that sleeps while the ring is full sleeps on",
+        hangs=40,
+    ),
+    Fault(
+        "console: a backlog without a bound",
+        "drivers/console/backlog.py",
+        "        if over > 0:\n",
+        "        if False:\n",
+        f"{OUTLETS}::test_a_backlog_is_the_newest_bytes",
+        "a guest that prints fills this domain's memory through a terminal that nobody reads",
+    ),
+    Fault(
+        "console: whoever types is never paused",
+        "drivers/console/hub.py",
+        "        if len(self._waiting) >= TYPED_LIMIT and not self._paused:\n",
+        "        if False:\n",
+        f"{CONSOLE}::test_a_guest_that_does_not_read_holds_up_who_types",
+        "what is typed to a guest that does not read piles up here",
+    ),
+    Fault(
+        "console: a log that is not put aside",
+        "drivers/console/log_outlet.py",
+        "                if self._length >= self._size:\n",
+        "                if False:\n",
+        f"{OUTLETS}::test_a_log_is_the_newest_files",
+        "a guest fills the disk",
+        hangs=30,
+    ),
+    Fault(
+        "console: the guest may write its terminal's name",
+        "xenpy/device_nodes.py",
+        "                await tx.set_perms(path, perms)\n",
+        "",
+        f"{CONSOLE}::test_where_xl_console_looks_no_guest_can_write",
+        "XSA-57: `xl console` opens whatever file of domain 0 the guest names",
+    ),
+    Fault(
+        "console: handed back with our terminal's name",
+        "drivers/console/primary.py",
+        '("type", THEIRS), ("tty", saved["tty"])',
+        '("type", THEIRS)',
+        f"{PRIMARY}::test_without_xenconsoled",
+        "`xl console` looks for a terminal that has gone",
+    ),
+    Fault(
+        "console: a second taker takes it away",
+        "drivers/console/primary.py",
+        "            if not taken:\n",
+        "            if True:\n",
+        f"{PRIMARY}::test_two_takers",
+        "the first one goes on, and xenconsoled has its keys",
+    ),
+)
+
 FRONT_QUEUE = "drivers/block/front_queue.py"
 FRONT = "tests/drivers/test_block_front_fake.py"
 FRONT_NODES = "xenpy/frontend_nodes.py"
@@ -1045,7 +1125,9 @@ FRONT_FAULTS: Final = (
 
 FAULTS: Final = (
     *RING_FAULTS, *GRANT_FAULTS, *BLOCK_FAULTS, *DISK_FAULTS, *LIFE_FAULTS, *STORE_FAULTS,
-    *OWN_FAULTS, *FRONT_FAULTS,
+    *OWN_FAULTS,
+    *CONSOLE_FAULTS,
+    *CONSOLE_FAULTS, *FRONT_FAULTS,
 )  # fmt: skip
 
 INTRODUCTION: Final = """\
