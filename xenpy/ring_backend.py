@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import errno
 import traceback
-from collections.abc import Awaitable, Callable, Generator, Mapping
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from types import MappingProxyType
 from typing import Final, Generic
@@ -77,6 +77,17 @@ class Backend(Generic[RequestT, ResponseT]):
         may overtake each other.  What blocks holds up every device.
         """
         raise NotImplementedError
+
+    def handle_batch(self, requests: Sequence[RequestT]) -> Sequence[ResponseT]:
+        """Answer all requests that came together, `max_inflight` at most, instead of each by
+        `handle`: a backend that has this is called once for what one event has brought.
+
+        What it raises is the answer to every one of them.
+
+        Returns:
+            Their responses, in their order.
+        """
+        return [self.failed(request, NotImplementedError()) for request in requests]
 
     async def connect(self) -> None:
         """A frontend has come; `frontend` has its keys.  Its requests are taken after this.
@@ -194,15 +205,16 @@ class RingDevice(Device, Generic[RequestT, ResponseT]):
         self._requests = self._notifications = 0
 
     async def prepare(self) -> Keys:
-        return self._backend.features
+        order = self._backend.protocol.max_ring_page_order
+        return {**({"max-ring-page-order": order} if order else {}), **self._backend.features}
 
     async def connect(self, frontend: Mapping[str, str]) -> Keys:
         backend, xen, domid = self._backend, self.context.xen, self.context.domid
-        ref = GrantRef(number(frontend, "ring-ref"))
+        refs = _ring_refs(frontend, backend.protocol.max_ring_page_order)
         port = Port(number(frontend, "event-channel"))
         server = RingServer(
-            backend.protocol, _abi_of(frontend), backend.handle, self._failed,
-            backend.max_inflight, self.context.on_failure,
+            backend.protocol, _abi_of(frontend), backend.handle, _batch_of(backend),
+            self._failed, backend.max_inflight, self.context.on_failure,
         )  # fmt: skip
         suggestions = self._suggestions
         backend.frontend = suggestions.watched(frontend) if suggestions else frontend
@@ -213,7 +225,7 @@ class RingDevice(Device, Generic[RequestT, ResponseT]):
             if domid != DOM0:
                 # Linux knows no handle restricted to domain 0 (EINVAL), a loopback's frontend.
                 channels.restrict(domid)
-            server.open(backend.grants, channels, domid, ref, port)
+            server.open(backend.grants, channels, domid, refs, port)
             held.callback(server.close)
             await self._call_connect()
             self._held = held.pop_all()
@@ -265,6 +277,23 @@ def _ref(number: int) -> GrantRef:
     if number >> 32:
         raise XenError(errno.EINVAL, "grant", "a reference has 32 bits", ref=number)
     return GrantRef(number)
+
+
+def _ring_refs(frontend: Mapping[str, str], max_order: int) -> list[GrantRef]:
+    """As blkif.h has them: `ring-ref` alone, or `ring-ref0`, `ring-ref1` and so on."""
+    order = number(frontend, "ring-page-order", 0)
+    if order > max_order:
+        raise PeerError(f"ring-page-order is {order}, and {max_order} was offered")
+    names = [f"ring-ref{page}" for page in range(1 << order)] if order else ["ring-ref"]
+    return [GrantRef(number(frontend, name)) for name in names]
+
+
+def _batch_of(
+    backend: Backend[RequestT, ResponseT],
+) -> Callable[[Sequence[RequestT]], Sequence[ResponseT]] | None:
+    """`handle_batch`, if the class has one of its own."""
+    own = type(backend).handle_batch is not Backend.handle_batch
+    return backend.handle_batch if own else None
 
 
 def _abi_of(frontend: Mapping[str, str]) -> CAbi:

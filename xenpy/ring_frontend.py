@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
 from types import MappingProxyType, TracebackType
@@ -22,8 +22,10 @@ from xenpy.backend import Keys
 from xenpy.errors import PeerError, XenError
 from xenpy.frontend import Frontend, FrontendAccess, FrontendContext, NativeFrontend
 from xenpy.frontend_life import FrontendLife
-from xenpy.gnttab import GrantShare, SharedPages
+from xenpy.gnttab import GrantShare
+from xenpy.granted_page import GrantedPage, ReturnedPages
 from xenpy.paths import frontend_path
+from xenpy.peer_keys import number
 from xenpy.ports import Ports
 from xenpy.ring import FrontRing
 from xenpy.ring_protocol import RequestT, ResponseT, RingProtocol
@@ -33,89 +35,10 @@ from xenpy.xenstore import Store
 __all__ = ["NOTHING", "Connection", "GrantedPage", "connect"]
 
 
-class GrantedPage:
-    """A page of ours, zeroed, that the backend may look at; a context manager.
-
-    Slices are bytes: `page[:5]`, `page[:5] = b"hello"`.
-
-    Attributes:
-        ref: its grant reference.
-    """
-
-    def __init__(self, pages: SharedPages, give_back: Callable[[SharedPages], None]) -> None:
-        self._pages = pages
-        self._give_back = give_back
-        self.ref: GrantRef = pages.refs[0]
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._give_back(self._pages)
-
-    def __len__(self) -> int:
-        return self._pages.size
-
-    def __bytes__(self) -> bytes:
-        return self[:]
-
-    def __getitem__(self, place: slice) -> bytes:
-        with self._pages.view() as view:
-            _check(place)
-            return view.tobytes()[place]
-
-    def __setitem__(self, place: slice, content: bytes | bytearray | memoryview) -> None:
-        with self._pages.view() as view:
-            _check(place)
-            view[place] = content
-
-
-def _check(place: object) -> None:
-    if not isinstance(place, slice):
-        raise TypeError(f"a granted page is asked for slices, not for {place!r}")
-
-
-class _Pages:
-    """Pages that were given back while a request was in flight that may name them.
-
-    A caller may stop waiting; the backend goes on, and must not find somebody else's data there.
-    """
-
-    def __init__(self) -> None:
-        self._waiting: list[tuple[set[int], SharedPages]] = []
-
-    def give_back(self, pages: SharedPages, in_flight: Iterable[int]) -> None:
-        """Close them once all of these requests have been answered."""
-        self._waiting.append((set(in_flight), pages))
-        self.answered(())
-
-    def answered(self, idents: Iterable[int]) -> None:
-        """These are in flight no more."""
-        left: list[tuple[set[int], SharedPages]] = []
-        for in_flight, pages in self._waiting:
-            in_flight.difference_update(idents)
-            if in_flight:
-                left.append((in_flight, pages))
-            else:
-                pages.close()
-        self._waiting = left
-
-    def forget(self) -> None:
-        """No backend looks at any of them."""
-        waiting, self._waiting = self._waiting, []
-        for _, pages in waiting:
-            pages.close()
-
-
 class RingFrontend(Frontend, Generic[RequestT, ResponseT]):
     """The driver's half as `FrontendLife` sees it."""
 
-    transport_keys = re.compile("ring-ref|event-channel|protocol")
+    transport_keys = re.compile(r"ring-ref\d*|ring-page-order|event-channel|protocol")
 
     def __init__(
         self,
@@ -131,26 +54,28 @@ class RingFrontend(Frontend, Generic[RequestT, ResponseT]):
         self._asked: dict[int, asyncio.Future[ResponseT]] = {}
         self._room = asyncio.Event()
         self._draining = False
-        self.pages = _Pages()
+        self.pages = ReturnedPages()
         self._ring: FrontRing | None = None
         self._ports: Ports
         self._port: Port
         self.backend: Mapping[str, str] = {}
 
     async def publish(self, backend: Mapping[str, str]) -> Keys:
+        offered = number(backend, "max-ring-page-order", 0)
+        order = min(offered, self._protocol.max_ring_page_order)
         with ExitStack() as held:
             share = held.enter_context(self.context.xen.open_share())
-            pages = share.share(self.context.peer, 1)
+            pages = share.share(self.context.peer, 1 << order)
             held.callback(pages.close)
             self._ports = Ports(self.context.xen.open_evtchn())
             held.callback(self._ports.close)
             self._port = self._ports.listen(self.context.peer, self._service)
-            self._ring = FrontRing(pages, self._codec.layout)
+            self._ring = FrontRing(pages, self._codec.layout, nr_pages=1 << order)
             self._held = held.pop_all()
         self._draining = False
         return {
             **self._features,
-            "ring-ref": int(pages.refs[0]),
+            **_ring_keys(pages.refs),
             "event-channel": int(self._port),
             "protocol": self._codec.abi.protocol,
         }
@@ -226,6 +151,14 @@ class RingFrontend(Frontend, Generic[RequestT, ResponseT]):
         self.pages.answered([ident])
         if not answer.done():
             answer.set_result(response)
+
+
+def _ring_keys(refs: Sequence[GrantRef]) -> Keys:
+    """A ring of one page as every backend knows it, one of several as blkif.h has it."""
+    if len(refs) == 1:
+        return {"ring-ref": int(refs[0])}
+    pages = {f"ring-ref{page}": int(ref) for page, ref in enumerate(refs)}
+    return {"ring-page-order": len(refs).bit_length() - 1, **pages}
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,8 @@
 
     ECHO = RingProtocol("echo", Request, Response)
 
-Sans-IO.  The ring is ring.h's: one page, a slot as large as the larger of the two.
+Sans-IO.  The ring is ring.h's, of one page or of several, a slot as large as the larger of the
+two.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ __all__ = ["Codec", "RequestT", "ResponseT", "RingProtocol"]
 RequestT = TypeVar("RequestT", bound=tuple[int, ...])
 ResponseT = TypeVar("ResponseT", bound=tuple[int, ...])
 
+MAX_RING_PAGE_ORDER: Final = 4
 ID: Final = "id"
 STATUS: Final = "status"
 SIGNED: Final = {"h", "i", "q"}
@@ -84,6 +86,8 @@ class RingProtocol(Generic[RequestT, ResponseT]):
         failure: makes the response to a request that failed with an errno.  Without it
             `response` has a signed `status` of 16 bits or more, which is -errno then; fields
             that both have, which are of one width too, are copied, and all else is 0.
+        max_ring_page_order: a ring may have up to 2 to the power of this pages, 0 to 4; both
+            sides say what they can (`max-ring-page-order`, `ring-page-order`), as blkif's do.
 
     Raises:
         TypeError, ValueError: one of them is not as it says above.
@@ -96,10 +100,14 @@ class RingProtocol(Generic[RequestT, ResponseT]):
         response: type[ResponseT],
         *,
         failure: Callable[[RequestT, int], ResponseT] | None = None,
+        max_ring_page_order: int = 0,
     ) -> None:
         if not re.fullmatch(r"[a-z][a-z0-9_-]{0,30}", name):
             raise ValueError(f"{name!r} is no name of a kind: a-z, 0-9, _ and -, a letter first")
+        if not 0 <= max_ring_page_order <= MAX_RING_PAGE_ORDER:
+            raise ValueError(f"max_ring_page_order is {max_ring_page_order}; 0 to 4 it can be")
         self.name = name
+        self.max_ring_page_order = max_ring_page_order
         self.request, self.response = request, response
         self._make_response: Callable[..., ResponseT] = response
         asked, answered = fields_of(request), fields_of(response)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
 from typing import Final, Generic
 
@@ -33,6 +33,7 @@ class RingServer(Generic[RequestT, ResponseT]):
     Args:
         protocol, abi: what is spoken, and how the frontend lays it out.
         handle: answers a request.
+        handle_batch: answers all that came together, in their order; None: `handle` does.
         failed: the response to a request for which `handle` raised.
         limit: requests that are being worked on at a time.
         fail: called with what makes the ring useless.
@@ -47,6 +48,7 @@ class RingServer(Generic[RequestT, ResponseT]):
         protocol: RingProtocol[RequestT, ResponseT],
         abi: CAbi,
         handle: Callable[[RequestT], ResponseT | Awaitable[ResponseT]],
+        handle_batch: Callable[[Sequence[RequestT]], Sequence[ResponseT]] | None,
         failed: Callable[[RequestT, Exception], ResponseT],
         limit: int,
         fail: Callable[[Exception], None],
@@ -54,6 +56,7 @@ class RingServer(Generic[RequestT, ResponseT]):
         self._protocol = protocol
         self._codec = protocol.codec(abi)
         self._handle = handle
+        self._handle_batch = handle_batch
         self._failed = failed
         self._limit = limit
         self._fail = fail
@@ -73,19 +76,19 @@ class RingServer(Generic[RequestT, ResponseT]):
         grants: GrantTable,
         channels: EventChannels,
         domid: DomId,
-        ref: GrantRef,
+        refs: Sequence[GrantRef],
         remote_port: Port,
     ) -> None:
-        """Map the ring and bind the port, with handles that stay the caller's to close last.
-        Nothing is taken before `start`.
+        """Map the ring's pages and bind the port, with handles that stay the caller's to close
+        last.  Nothing is taken before `start`.
 
         Raises:
             XenError: there is no such grant or port; nothing is held.
         """
         with ExitStack() as held:
-            mapping = grants.map(domid, [ref])
+            mapping = grants.map(domid, refs)
             held.callback(mapping.close)
-            self._ring = BackRing(mapping, self._codec.layout)
+            self._ring = BackRing(mapping, self._codec.layout, nr_pages=len(refs))
             self._ports = Ports(channels)
             held.callback(self._ports.close)
             self._port = self._ports.bind(domid, remote_port, self._service)
@@ -126,8 +129,12 @@ class RingServer(Generic[RequestT, ResponseT]):
             room = 0 if self._over else self._limit - len(self._tasks)
             slots = self._take(room) if room > 0 else []
             taken = len(slots)
-            for slot in slots:
-                self._begin(slot)
+            requests = [self._codec.request(slot) for slot in slots]
+            if self._handle_batch is not None and requests:
+                self._answer_all(requests, self._handle_batch)
+            else:
+                for request in requests:
+                    self._begin(request)
             self._push()
         except Exception as error:
             self._broken(error)
@@ -143,8 +150,23 @@ class RingServer(Generic[RequestT, ResponseT]):
             slots = self._ring.take(room)
         return slots
 
-    def _begin(self, slot: bytes) -> None:
-        request = self._codec.request(slot)
+    def _answer_all(
+        self,
+        requests: Sequence[RequestT],
+        handle: Callable[[Sequence[RequestT]], Sequence[ResponseT]],
+    ) -> None:
+        try:
+            responses = handle(requests)
+            if len(responses) != len(requests):
+                raise ValueError(f"{len(responses)} responses to {len(requests)} requests")
+        except Exception as error:
+            for request in requests:
+                self._refuse(request, error)
+        else:
+            for request, response in zip(requests, responses, strict=True):
+                self._answer(request, response)
+
+    def _begin(self, request: RequestT) -> None:
         try:
             result = self._handle(request)
         except (Exception, asyncio.CancelledError) as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+from collections.abc import Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ import pytest
 
 from xenpy.backend import DeviceContext
 from xenpy.errors import PeerError, XenError
-from xenpy.peer_keys import flag
+from xenpy.peer_keys import flag, number
 from xenpy.ring_backend import Backend
 from xenpy.ring_protocol import Codec, RingProtocol
 from xenpy.testing.ring import Pair
@@ -38,6 +39,7 @@ class Response(NamedTuple):
 
 
 WORK = RingProtocol("xenpy-work", Request, Response)
+LARGE = RingProtocol("xenpy-work", Request, Response, max_ring_page_order=2)
 SUM, REVERSE, SLOW, BUG, REFUSE, NONSENSE, FILL, ANOTHER, UNKNOWN, CANCELLED = range(10)
 
 
@@ -88,6 +90,25 @@ class Plain(Backend[Request, Response]):
 
     async def disconnect(self) -> None:
         self.events.append("gone")
+
+
+class Batched(Backend[Request, Response]):
+    """Answers together; the value is how many they were."""
+
+    protocol = WORK
+    max_inflight = 8
+
+    def handle_batch(self, requests: Sequence[Request]) -> Sequence[Response]:
+        if any(request.operation == REFUSE for request in requests):
+            raise OSError(errno.ENOSPC, "full")
+        if any(request.operation == ANOTHER for request in requests):
+            return []
+        return [Response(request.id, len(requests), 0) for request in requests]
+
+
+class Large(Work):
+    protocol = LARGE
+    max_inflight = 1000
 
 
 def ask(pair: Pair, *requests: Request, data: bytes = b"") -> list[tuple[Response, bytes]]:
@@ -190,6 +211,36 @@ def test_plain_functions_and_the_life_of_a_device(pair: Pair) -> None:
     (backend,) = made
     assert (backend.events[0], backend.events[2:]) == ("made", ["gone"])
     assert backend.events[1].isdigit()
+
+
+def test_answers_to_all_that_came_together(pair: Pair) -> None:
+    async def main() -> None:
+        async with pair(Batched) as link:
+            requests = (link.request(Request(ident, 0, 0, 0)) for ident in range(100))
+            answers = await asyncio.gather(*requests)
+            assert [answer.id for answer in answers] == list(range(100))
+            assert 1 < max(answer.value for answer in answers) <= Batched.max_inflight
+            for operation, number in ((REFUSE, errno.ENOSPC), (ANOTHER, errno.EIO)):
+                bad = [link.request(Request(ident, 0, 0, operation)) for ident in range(3)]
+                assert {answer.status for answer in await asyncio.gather(*bad)} == {-number}
+
+    asyncio.run(main())
+
+
+def test_a_ring_of_four_pages(pair: Pair) -> None:
+    """Takes more than one page has slots, without waiting."""
+    one, four = (LARGE.codec().layout.entries(pages) for pages in (1, 4))
+
+    async def main() -> None:
+        async with pair(Large) as link:
+            assert number(link.backend, "max-ring-page-order") == 2
+            requests = (link.request(Request(ident, 0, 0, SLOW)) for ident in range(four + 10))
+            answers = await asyncio.gather(*requests)
+            assert [answer.id for answer in answers] == list(range(four + 10))
+
+    Work.most = 0
+    asyncio.run(main())
+    assert one < Work.most <= four
 
 
 def test_an_id_that_is_in_flight_and_a_value_that_does_not_fit(pair: Pair) -> None:

@@ -891,7 +891,7 @@ OWN_FAULTS: Final = (
     ),
     Fault(
         "own: a page given back under a request",
-        "xenpy/ring_frontend.py",
+        "xenpy/granted_page.py",
         "        self._waiting.append((set(in_flight), pages))\n",
         "        self._waiting.append((set(), pages))\n",
         "tests/drivers/test_own_hostile.py"
@@ -909,8 +909,8 @@ OWN_FAULTS: Final = (
     Fault(
         "own: the ABI of the frontend not asked",
         "xenpy/ring_backend.py",
-        "            backend.protocol, _abi_of(frontend), backend.handle, self._failed,\n",
-        "            backend.protocol, CAbi.native(), backend.handle, self._failed,\n",
+        "            backend.protocol, _abi_of(frontend), backend.handle, _batch_of(backend),\n",
+        "            backend.protocol, CAbi.native(), backend.handle, _batch_of(backend),\n",
         "tests/drivers/test_own_hostile.py::test_both_abis_and_a_stop_under_load[X86_32]",
         "io/protocols.h: a 32-bit guest's slots are read as others",
         hangs=60,

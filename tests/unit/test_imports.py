@@ -29,7 +29,7 @@ LAYERS: list[set[str]] = [
     {"backend"},
     {
         "device_nodes", "lifecycle", "service", "attach", "driver", "frontend_nodes", "frontend",
-        "frontend_life", "suggest", "ring_server", "ring_backend", "ring_frontend",
+        "frontend_life", "suggest", "ring_server", "ring_backend", "granted_page", "ring_frontend",
     },
     {"drivers"},
     {"daemon", "cli"},

@@ -29,9 +29,7 @@ __all__ = [
     "wrong_usage",
 ]
 
-BUILT_IN: Final = {
-    name: f"xenpy.drivers.{name}.driver" for name in ("block", "console")
-}
+BUILT_IN: Final = {name: f"xenpy.drivers.{name}.driver" for name in ("block", "console")}
 """So that a checkout that is not installed works as well: it has no entry points."""
 
 
