@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from xenpy.vm import box, lanes, progress, verbs
-from xenpy.vm.bench import block
+from xenpy.vm.bench import run as benchmarks
 from xenpy.vm.cache import Cache
 from xenpy.vm.context import Context
 from xenpy.vm.errors import HARNESS, INTERRUPTED, USAGE, UsageError, VmError
@@ -126,7 +126,10 @@ def parser() -> argparse.ArgumentParser:
 
     sub = verb("bench", "count instructions", verbs.bench, named=False)
     sub.add_argument(
-        "benchmark", nargs="?", metavar="block", help="the block backend beside its rivals"
+        "benchmark",
+        nargs="?",
+        metavar="block|streams",
+        help="the block backend, or vchans and consoles, beside their rivals",
     )
     sub.add_argument("--rounds", type=_positive, default=3, metavar="N", help="runs (3)")
     sub.add_argument(
@@ -135,9 +138,9 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     sub.add_argument(
         "--cells", action="append", default=[], metavar="PATTERN",
-        help="of block: only those whose names match, as in a shell; repeatable",
+        help="only those whose names match, as in a shell; repeatable",
     )  # fmt: skip
-    sub.add_argument("--check", action="store_true", help="of block: status 1 if a gate is missed")
+    sub.add_argument("--check", action="store_true", help="status 1 if a gate is missed")
 
     sub = verb("box", "make a Vagrant box", box.box, machine=False, named=False)
     _add_release(sub.add_argument)
@@ -188,7 +191,7 @@ def _context(arguments: argparse.Namespace) -> Context:
         machine = Machine(store=arguments.store, memory=arguments.memory)
         measures = arguments.verb == "bench"
         if measures and arguments.benchmark is not None:
-            machine = block.machine(machine)
+            machine = benchmarks.machine(machine)
         context.machine = machine.with_icount() if arguments.icount or measures else machine
         context.patience = arguments.watchdog
         context.save_console = arguments.save_console

@@ -6,7 +6,7 @@
     bookworm
     oxenstored tests/xen as far as marked `oxenstored_too`, under the other xenstored
     vm         tests/vm: the harness itself, from outside
-    bench      the gates of `xenvm bench block`, under --all
+    bench      the gates of `xenvm bench block` and `streams`, under --all
 
 Results come back as JUnit files, never from what was printed; --junit keeps them.
 """
@@ -29,9 +29,8 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from xenpy.vm import host, progress, venv
-from xenpy.vm.bench import block as bench
+from xenpy.vm.bench import run as bench
 from xenpy.vm.bench.report import missed, text
-from xenpy.vm.bench.table import CELLS
 from xenpy.vm.checkout import Checkout, find_root
 from xenpy.vm.context import Context
 from xenpy.vm.errors import UsageError, VmError
@@ -48,7 +47,7 @@ Run the tests; installs, builds and boots whatever they need.
              without those marked `slow` or `long`
   (default)  what CI runs: everything but `long`, on every release
   --all      everything, what is marked `long` on one release only; and, if no words narrow
-             it, the gates of `xenvm bench block`
+             it, the gates of `xenvm bench`
 
 Words that are no options of xenvm go to pytest: paths choose which tests run and so where,
 -k, -x, -v and the like go everywhere; -m narrows the choice that was made above.  It ends
@@ -345,16 +344,19 @@ class Runner:
         )
 
     def gates(self) -> Counts:
-        """Run the benchmark; a gate is a test."""
+        """Run the benchmarks; a gate is a test."""
+        total = Counts()
         context = replace(self.context, machine=bench.machine(self.context.machine).with_icount())
-        with progress.step("bench: the block backend beside its rivals"):
-            results = bench.measure(context, CELLS, BENCH_ROUNDS)
-        with self._print_lock:
-            print("".join(f"bench: {line}\n" for line in text(results).splitlines()), end="")
-        gated = [one for one in results if one.gate is not None]
-        bad = missed(gated)
-        notes = [f"bench: gates missed: {', '.join(bad)}"] if bad else []
-        return Counts(passed=len(gated) - len(bad), failed=len(bad), notes=notes)
+        for name, benchmark in bench.BENCHMARKS.items():
+            with progress.step(f"bench: {name}, beside its rivals"):
+                results = bench.measure(context, benchmark, benchmark.cells, BENCH_ROUNDS)
+            with self._print_lock:
+                print("".join(f"bench: {line}\n" for line in text(results).splitlines()), end="")
+            gated = [one for one in results if one.gate is not None]
+            bad = missed(gated)
+            notes = [f"bench {name}: gates missed: {', '.join(bad)}"] if bad else []
+            total.add(Counts(passed=len(gated) - len(bad), failed=len(bad), notes=notes))
+        return total
 
     def _counted(self, lane: str, code: int, junit: str, *, may_be_empty: bool = False) -> Counts:
         if code == NOTHING_COLLECTED and (may_be_empty or "-k" in self.selection.options):

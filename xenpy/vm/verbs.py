@@ -16,8 +16,9 @@ from pathlib import Path
 
 from xenpy.vm import console as consoles
 from xenpy.vm import progress, supervisor
-from xenpy.vm.bench.block import block, show
+from xenpy.vm.bench import run as benchmarks
 from xenpy.vm.bench.report import NANOSECONDS_PER_INSTRUCTION
+from xenpy.vm.bench.run import show
 from xenpy.vm.context import Context
 from xenpy.vm.errors import UsageError, VmError
 from xenpy.vm.instance import Instance
@@ -245,28 +246,33 @@ def logs(context: Context, arguments: argparse.Namespace) -> int:
 
 def bench(context: Context, arguments: argparse.Namespace) -> int:
     """Count the instructions that the whole machine executes while CMD runs in dom0; or, with
-    `block`, measure the block backend against the kernel's and QEMU's.
+    `block`, measure the block backend against the kernel's and QEMU's, with `streams` vchans and
+    consoles against libxenvchan, netback and xenconsoled.
 
     The machine's clock counts instructions instead of time, so a figure is the same on a busy
     host as on an idle one.  Idle time counts too (the clock then jumps), so CMD should be busy.
 
-    `block` prints a table, some of whose cells have a gate; --check makes a missed gate
+    Both print a table, some of whose cells have a gate; --check makes a missed gate
     status 1.  docs/howto/benchmark.md tells how to read it.
 
     examples:
       xenvm bench --rounds 5 -- python3 -c 'sum(range(100000))'
       xenvm bench block --json table.json --check
       xenvm bench block --cells 'randread-qd32/file/*' --cells wakeups
+      xenvm bench streams --cells 'stream/*'
     """
-    if arguments.benchmark == "block":
+    if arguments.benchmark in benchmarks.BENCHMARKS:
         if arguments.command:
-            raise UsageError("`xenvm bench block` takes no command")
-        return block(context, arguments)
+            raise UsageError(f"`xenvm bench {arguments.benchmark}` takes no command")
+        return benchmarks.bench(context, arguments)
     if arguments.benchmark is not None:
-        hint = f"there is `block`; a command comes after `--`: xenvm bench -- {arguments.benchmark}"
+        known = ", ".join(f"`{name}`" for name in benchmarks.BENCHMARKS)
+        hint = (
+            f"there are {known}; a command comes after `--`: xenvm bench -- {arguments.benchmark}"
+        )
         raise UsageError(f"no benchmark {arguments.benchmark!r}", hint=hint)
     if arguments.check or arguments.cells:
-        raise UsageError("--check and --cells are for `xenvm bench block`")
+        raise UsageError("--check and --cells are for `xenvm bench block` and `streams`")
     command = _command(arguments, "bench")
     timed = (
         "import subprocess, sys, time\n"

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from xenpy.vm.bench import block as verb
-from xenpy.vm.bench import costs, fio, report, table
+from xenpy.vm.bench import costs, fio, report, streams_table, table
+from xenpy.vm.bench import run as verb
 from xenpy.vm.bench.disks import MAKERS
 from xenpy.vm.bench.report import Figures, Result, judge, missed
 from xenpy.vm.bench.table import CELLS, JOBS, OURS, RIVALS, Cell, chosen, rows
@@ -22,6 +22,17 @@ from xenpy.vm.qemu import Machine
 
 RACE = Cell("race", "file", 0.8, 1.2, "randread-qd32", "qdisk")
 COST = Cell("cost", "file", 1, 0, unit="wake-ups/s")
+
+
+def test_streams_take_turns() -> None:
+    cells = streams_table.CELLS
+    assert len({cell.name for cell in cells}) == len(cells)
+    assert streams_table.ways(cells) == {
+        "stream": ["vchan", "libxenvchan", "netback"],
+        "ping": ["vchan", "libxenvchan", "netback"],
+        "console": ["xenpy", "xenconsoled"],
+    }
+    assert [cell.name for cell in chosen(["console/*"], cells)] == ["console/xenpy/xenconsoled"]
 
 
 def test_every_cell_is_about_something_that_exists() -> None:
@@ -230,7 +241,9 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Machine, list[str], 
     """What would have been measured; nothing has been found."""
     asked: list[tuple[Machine, list[str], int]] = []
 
-    def measure(context: Context, cells: list[Cell], rounds: int) -> Figures:
+    def measure(
+        context: Context, benchmark: verb.Benchmark, cells: list[Cell], rounds: int
+    ) -> Figures:
         asked.append((context.machine, [cell.name for cell in cells], rounds))
         return Figures()
 

@@ -101,8 +101,14 @@ def test_the_general_help_shows_every_verb(capsys: pytest.CaptureFixture[str]) -
         (("test", "setup.py"), "no such tests: setup.py"),
         (("test", "--fast", "--all"), "not allowed with"),
         (("bench",), "no command for bench"),
-        (("bench", "fly"), "there is `block`; a command comes after `--`: xenvm bench -- fly"),
-        (("bench", "--check", "--", "true"), "--check and --cells are for `xenvm bench block`"),
+        (
+            ("bench", "fly"),
+            "there are `block`, `streams`; a command comes after `--`: xenvm bench -- fly",
+        ),
+        (
+            ("bench", "--check", "--", "true"),
+            "--check and --cells are for `xenvm bench block` and `streams`",
+        ),
         (("bench", "block", "--", "true"), "takes no command"),
         (("bench", "block", "--cells", "none"), "no cell matches none"),
     ],

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""`xenvm bench block`: the block backend beside the kernel's and QEMU's, in instructions.
+"""`xenvm bench`: what is ours beside the kernel's, QEMU's and Xen's own, in instructions.
 
-`table` says what is measured and what is asked of it, `fio` and `report` turn what a run
-says into the table, `block` is the verb; `dom0`, `disks` and `costs` run inside the machine.
+`run` is the verb.  `table` says what is measured of block devices and what is asked of it, `fio`
+turns what a run says into figures, and `dom0`, `disks` and `costs` run inside the machine;
+`streams_table` and `streams` are the same for vchans and consoles; `report` makes the table.
 """

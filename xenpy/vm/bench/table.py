@@ -127,10 +127,10 @@ CELLS: Sequence[Cell] = (
 )
 
 
-def chosen(patterns: Iterable[str]) -> list[Cell]:
+def chosen(patterns: Iterable[str], cells: Sequence[Cell] = CELLS) -> list[Cell]:
     """The cells whose names match one of the shell patterns; all for none."""
     wanted = list(patterns) or ["*"]
-    return [cell for cell in CELLS if any(fnmatchcase(cell.name, one) for one in wanted)]
+    return [cell for cell in cells if any(fnmatchcase(cell.name, one) for one in wanted)]
 
 
 def rows(cells: Iterable[Cell]) -> dict[str, list[str]]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""`xenvm bench block`: starts the machines, shows how far it is, judges."""
+"""`xenvm bench NAME`: starts the machines, shows how far it is, judges."""
 
 from __future__ import annotations
 
@@ -8,23 +8,43 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from xenpy.vm import progress
+from xenpy.vm.bench import streams_table, table
 from xenpy.vm.bench.report import Figures, Result, as_json, judge, missed, text
-from xenpy.vm.bench.table import CELLS, WALL_ROUNDS, Cell, chosen
+from xenpy.vm.bench.table import WALL_ROUNDS, Cell, chosen
 from xenpy.vm.context import Context
 from xenpy.vm.errors import UsageError, VmError
 from xenpy.vm.qemu import Machine
 
-__all__ = ["block", "machine", "measure", "show"]
+__all__ = ["BENCHMARKS", "Benchmark", "bench", "machine", "measure", "show"]
 
 
 LIMIT = 3600.0
 """Seconds of the wall's clock for one machine."""
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What can be measured at one go.
+
+    Attributes:
+        cells: the lines of its table.
+        module: what measures them, in dom0.
+    """
+
+    cells: Sequence[Cell]
+    module: str
+
+
+BENCHMARKS: Mapping[str, Benchmark] = {
+    "block": Benchmark(table.CELLS, "xenpy.vm.bench.dom0"),
+    "streams": Benchmark(streams_table.CELLS, "xenpy.vm.bench.streams"),
+}
 
 
 def machine(base: Machine) -> Machine:
@@ -32,14 +52,15 @@ def machine(base: Machine) -> Machine:
     return replace(base, xen_arguments=(*base.xen_arguments, "dom0_max_vcpus=1", "dom0_vcpus_pin"))
 
 
-def block(context: Context, arguments: argparse.Namespace) -> int:
+def bench(context: Context, arguments: argparse.Namespace) -> int:
     """Measure what the command line chose.  Returns 1 if a gate was missed and --check given."""
+    benchmark = BENCHMARKS[arguments.benchmark]
     patterns: list[str] = arguments.cells
-    cells = chosen(patterns)
+    cells = chosen(patterns, benchmark.cells)
     if not cells:
-        names = ", ".join(cell.name for cell in CELLS)
+        names = ", ".join(cell.name for cell in benchmark.cells)
         raise UsageError(f"no cell matches {' '.join(patterns)}", hint=f"there are {names}")
-    results = measure(context, cells, arguments.rounds)
+    results = measure(context, benchmark, cells, arguments.rounds)
     content = as_json(results, release=context.release.name, xen=context.release.xen)
     show(text(results) + "\n", content, arguments.json)
     bad = missed(results)
@@ -49,29 +70,33 @@ def block(context: Context, arguments: argparse.Namespace) -> int:
     return 0
 
 
-def measure(context: Context, cells: Sequence[Cell], rounds: int) -> list[Result]:
+def measure(
+    context: Context, benchmark: Benchmark, cells: Sequence[Cell], rounds: int
+) -> list[Result]:
     """A result for each cell; those by the wall's clock come from a machine of their own."""
     counted = [cell for cell in cells if not cell.wall]
     walled = [cell for cell in cells if cell.wall]
     results: list[Result] = []
     if counted:
-        results += judge(counted, _measured(context, counted, rounds))
+        results += judge(counted, _measured(context, benchmark, counted, rounds))
     if walled:
         wall = replace(context, machine=replace(context.machine, icount=False))
-        results += judge(walled, _measured(wall, walled, WALL_ROUNDS))
+        results += judge(walled, _measured(wall, benchmark, walled, WALL_ROUNDS))
     return results
 
 
-def show(table: str, content: str, where: str | None) -> None:
+def show(shown: str, content: str, where: str | None) -> None:
     """Print the table; with `where`, write the JSON there, or for "-" print that instead."""
     if where == "-":
-        table = content
+        shown = content
     elif where is not None:
         Path(where).write_text(content)
-    print(table, end="", flush=True)
+    print(shown, end="", flush=True)
 
 
-def _measured(context: Context, cells: Sequence[Cell], rounds: int) -> Figures:
+def _measured(
+    context: Context, benchmark: Benchmark, cells: Sequence[Cell], rounds: int
+) -> Figures:
     """What one machine says of the cells; why it could say no more is in the figures too."""
     figures = Figures()
     began = time.monotonic()
@@ -84,7 +109,7 @@ def _measured(context: Context, cells: Sequence[Cell], rounds: int) -> Figures:
         if said is not None:
             progress.note(f"bench: {said} ({time.monotonic() - began:.0f} s)")
 
-    command = ["python3", "-m", "xenpy.vm.bench.dom0", "--rounds", str(rounds)]
+    command = ["python3", "-m", benchmark.module, "--rounds", str(rounds)]
     command += [cell.name for cell in cells]
     try:
         with context.fresh() as (_, session), _lines(take) as output:

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: MIT
+"""The cells of `xenvm bench streams`: bytes between dom0 and a guest, by every way there is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from xenpy.vm.bench.table import Cell
+
+__all__ = ["CELLS", "CONSOLE_BYTES", "PINGS", "STREAM_BYTES", "ways"]
+
+STREAM_BYTES: Final = 32 << 20
+"""From the guest to dom0, in pieces of 64 KiB."""
+PINGS: Final = 2000
+"""Round trips of a byte."""
+CONSOLE_BYTES: Final = 512 << 10
+"""What the guest prints."""
+
+
+def _race(job: str, ours: str, rival: str, gate: float | None, goal: float, unit: str) -> Cell:
+    return Cell(f"{job}/{ours}/{rival}", ours, gate, goal, job=job, rival=rival, unit=unit)
+
+
+CELLS: Sequence[Cell] = (
+    _race("stream", "vchan", "libxenvchan", 0.85, 1.0, "bytes/s"),
+    _race("stream", "vchan", "netback", 3, 5, "bytes/s"),
+    _race("ping", "vchan", "libxenvchan", 0.4, 0.7, "round trips/s"),
+    _race("ping", "vchan", "netback", None, 1, "round trips/s"),
+    _race("console", "xenpy", "xenconsoled", 1, 3, "bytes/s"),
+)
+
+
+def ways(cells: Sequence[Cell]) -> dict[str, list[str]]:
+    """By what each job is done, in the order in which they take turns."""
+    found: dict[str, list[str]] = {}
+    for cell in cells:
+        names = found.setdefault(cell.job, [])
+        names += [name for name in (cell.ours, cell.rival) if name not in names]
+    return found
