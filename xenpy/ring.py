@@ -237,29 +237,52 @@ class FrontRing(_Ring):
 
 
 class _Stream:
-    """One direction of a byte ring: a power of two of bytes and two free-running indices."""
+    """One direction of a byte ring: a power of two of bytes and two free-running indices.
 
-    def __init__(self, memory: Memory, data: int, size: int, ours: int, theirs: int) -> None:
+    Whoever attaches goes on where our index stands in the shared memory: at 0 in a fresh ring,
+    and after one of ours that went away where that one stopped.
+    """
+
+    _names = ("ours", "theirs")
+
+    def __init__(
+        self, memory: Memory, data: int, size: int, ours: int, theirs: int, data_in: Memory | None
+    ) -> None:
         if size < 1 or size & (size - 1):
             raise ValueError(f"a byte ring of {size} bytes; a power of two is needed")
-        for offset, length in ((data, size), (ours, 4), (theirs, 4)):
-            if not 0 <= offset <= memory.size - length:
-                raise ValueError(f"{length} bytes at {offset} leave {memory.size} bytes")
+        bytes_in = memory if data_in is None else data_in
+        for where, offset, length in (
+            (bytes_in, data, size),
+            (memory, ours, 4),
+            (memory, theirs, 4),
+        ):
+            if not 0 <= offset <= where.size - length:
+                raise ValueError(f"{length} bytes at {offset} leave {where.size} bytes")
         self.size = size
         self._memory = memory
-        self._data = data
-        self._ours = ours
-        self._theirs = theirs
+        self._bytes_in = bytes_in
+        self._data = bytes_in.pointer(data)
+        self._ours = memory.pointer(ours)
+        self._theirs = memory.pointer(theirs)
         self._state = ffi.new("struct xenpy_stream *")
         self._state.size = size
-        self._state.index = lib.xenpy_load_acquire(memory.pointer(ours))
+        self._state.index = lib.xenpy_load_acquire(self._ours)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {self.size} bytes at {self._state.index}>"
 
-    def _places(self) -> tuple[CData, CData, CData]:
-        memory = self._memory
-        return memory.pointer(self._data), memory.pointer(self._ours), memory.pointer(self._theirs)
+    def _check(self) -> None:
+        """Raises StaleHandleError where the pointers are not valid any more."""
+        self._memory.pointer()
+        if self._bytes_in is not self._memory:
+            self._bytes_in.pointer()
+
+    def _bounded(self, count: int) -> int:
+        if count < 0:
+            ours, theirs = self._names
+            index = self._state.index
+            raise PeerError(f"{theirs} is out of bounds: {ours}={index}, {self.size} bytes")
+        return count
 
 
 class StreamIn(_Stream):
@@ -269,24 +292,52 @@ class StreamIn(_Stream):
         memory: what holds ring and indices.
         data, size: where the bytes are, and how many; `size` is a power of two.
         cons, prod: where the two indices are, 32 bits each.
+        data_in: what holds the bytes, if it is not `memory`.
+
+    Every call raises what is listed here.
+
+    Raises:
+        PeerError: the producer's index is more than a ring ahead.
+        StaleHandleError: the memory is closed.
     """
 
-    def __init__(self, memory: Memory, *, data: int, size: int, cons: int, prod: int) -> None:
-        super().__init__(memory, data, size, cons, prod)
-        self._buffer = ffi.new("uint8_t[]", size)
+    _names = ("cons", "prod")
+
+    def __init__(
+        self, memory: Memory, *, data: int, size: int, cons: int, prod: int,
+        data_in: Memory | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(memory, data, size, cons, prod, data_in)
+
+    @property
+    def queued(self) -> int:
+        """How many bytes there are to read."""
+        self._check()
+        return self._bounded(lib.xenpy_stream_queued(self._state, self._theirs))
 
     def read(self, limit: int | None = None) -> bytes:
-        """Up to `limit` bytes; b"" when the ring is empty.  The producer may want to know.
+        """Up to `limit` bytes; b"" when the ring is empty.  The producer may want to know."""
+        queued = self.queued
+        count = queued if limit is None else min(queued, max(limit, 0))
+        if not count:
+            return b""
+        start = self._state.index & (self.size - 1)
+        first = min(count, self.size - start)
+        # One copy, the one that makes the bytes; what `xenpy_stream_read` says of it holds here.
+        content: bytes = ffi.buffer(self._data + start, first)[:]
+        if first < count:
+            content += ffi.buffer(self._data, count - first)[:]
+        lib.xenpy_stream_taken(self._state, self._ours, count)
+        return content
 
-        Raises:
-            PeerError: the producer's index is more than a ring ahead.
-        """
-        limit = self.size if limit is None else min(limit, self.size)
-        data, ours, theirs = self._places()
-        count = lib.xenpy_stream_read(self._state, data, ours, theirs, self._buffer, limit)
-        if count < 0:
-            raise PeerError(f"prod is out of bounds: cons={self._state.index}, {self.size} bytes")
-        return bytes(ffi.buffer(self._buffer, count))
+    def readinto(self, buffer: bytearray | memoryview) -> int:
+        """As many bytes as there are and as fit into `buffer`; 0 when the ring is empty."""
+        self._check()
+        out = ffi.from_buffer("uint8_t[]", buffer, require_writable=True)
+        limit = min(len(out), self.size)
+        return self._bounded(
+            lib.xenpy_stream_read(self._state, self._data, self._ours, self._theirs, out, limit)
+        )
 
 
 class StreamOut(_Stream):
@@ -296,24 +347,40 @@ class StreamOut(_Stream):
         memory: what holds ring and indices.
         data, size: where the bytes are, and how many; `size` is a power of two.
         prod, cons: where the two indices are, 32 bits each.
+        data_in: what holds the bytes, if it is not `memory`.
+
+    Every call raises what is listed here.
+
+    Raises:
+        PeerError: the consumer's index is ahead of ours, or more than a ring behind.
+        StaleHandleError: the memory is closed.
     """
 
-    def __init__(self, memory: Memory, *, data: int, size: int, prod: int, cons: int) -> None:
-        super().__init__(memory, data, size, prod, cons)
+    _names = ("prod", "cons")
+
+    def __init__(
+        self, memory: Memory, *, data: int, size: int, prod: int, cons: int,
+        data_in: Memory | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(memory, data, size, prod, cons, data_in)
+
+    @property
+    def unread(self) -> int:
+        """How many bytes the consumer has not taken yet."""
+        self._check()
+        return self._bounded(lib.xenpy_stream_unread(self._state, self._theirs))
 
     def write(self, content: bytes | bytearray | memoryview) -> int:
         """Put as much of `content` as fits.  Returns how many bytes; the consumer may want to
-        know.
-
-        Raises:
-            PeerError: the consumer's index is ahead of ours, or more than a ring behind.
-        """
-        data, ours, theirs = self._places()
+        know."""
+        self._check()
         source = ffi.from_buffer("uint8_t[]", content)
-        count = lib.xenpy_stream_write(self._state, data, ours, theirs, source, len(source))
-        if count < 0:
-            raise PeerError(f"cons is out of bounds: prod={self._state.index}, {self.size} bytes")
-        return int(count)
+        length = min(len(source), self.size)
+        return self._bounded(
+            lib.xenpy_stream_write(
+                self._state, self._data, self._ours, self._theirs, source, length
+            )
+        )
 
 
 def _split(buffer: CData, count: int, size: int) -> list[bytes]:

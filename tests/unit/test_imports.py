@@ -19,7 +19,7 @@ LAYERS: list[set[str]] = [
     {"handles"},
     {
         "memory", "gnttab", "evtchn", "calls", "ctrl", "wire", "ring", "ring_protocol", "xenbus",
-        "paths", "peer_keys", "words",
+        "paths", "peer_keys", "words", "shared_byte",
     },
     {
         "store_wire", "store_pyxs", "store_writer", "store_connection", "store_nodes",
@@ -93,7 +93,9 @@ def test_a_module_imports_what_is_above_it_only(path: Path) -> None:
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_only_the_bindings_know_cffi(path: Path) -> None:
     own = first_name(path)
-    allowed = {"_ffi", "memory", "gnttab", "evtchn", "calls", "ctrl", "ring", "testing"}
+    allowed = {
+        "_ffi", "memory", "gnttab", "evtchn", "calls", "ctrl", "ring", "shared_byte", "testing",
+    }  # fmt: skip
     if any(name.split(".")[0] == "_ffi" for name in imported(path)):
         assert own in allowed
     if own != "_ffi":

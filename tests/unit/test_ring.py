@@ -8,9 +8,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from xenpy.errors import PeerError
+from xenpy.errors import PeerError, StaleHandleError
 from xenpy.memory import LocalMemory
 from xenpy.ring import BackRing, FrontRing, RingLayout, StreamIn, StreamOut
+from xenpy.shared_byte import SharedByte
 from xenpy.types import PAGE_SIZE
 
 LAYOUT = RingLayout(112, 16)
@@ -153,7 +154,58 @@ def test_a_stream_s_peer_out_of_bounds_is_refused(
     scribble(page, 4, start + ahead)
     with pytest.raises(PeerError, match="prod"):
         pipe.reader.read()
+    for look in (lambda: pipe.reader.queued, lambda: pipe.reader.readinto(bytearray(99))):
+        with pytest.raises(PeerError, match="prod"):
+            look()
     scribble(page, 4, start)
     scribble(page, 0, start - ahead)
     with pytest.raises(PeerError, match="cons"):
         pipe.writer.write(b"x")
+    with pytest.raises(PeerError, match="cons"):
+        _ = pipe.writer.unread
+
+
+@starts
+def test_bytes_are_read_into_a_buffer_of_the_caller_s(page: LocalMemory, start: int) -> None:
+    pipe = Pipe(page, start)
+    sent, got = b"", bytearray()
+    buffer = bytearray(11)
+    for length in [16, 5, 16, 1, 9]:
+        content = bytes((len(sent) + at) % 256 for at in range(length))
+        sent += content[: pipe.writer.write(memoryview(content))]
+        assert pipe.reader.queued == pipe.writer.unread == len(sent) - len(got)
+        with memoryview(buffer)[2:] as view:
+            while count := pipe.reader.readinto(view):
+                got += buffer[2 : 2 + count]
+    assert got == sent
+    assert buffer[:2] == b"\0\0"
+    with pytest.raises(BufferError):
+        pipe.reader.readinto(memoryview(b"read only"))
+
+
+def test_a_stream_whose_bytes_lie_elsewhere_goes_on_where_another_stopped(
+    page: LocalMemory,
+) -> None:
+    with LocalMemory(PAGE_SIZE) as apart:
+        scribble(page, 8, 5)
+        scribble(page, 12, 5)
+        first = StreamOut(page, prod=12, cons=8, data=0, size=PAGE_SIZE, data_in=apart)
+        first.write(b"one")
+        second = StreamOut(page, prod=12, cons=8, data=0, size=PAGE_SIZE, data_in=apart)
+        assert second.write(b"two") == 3
+        reader = StreamIn(page, cons=8, prod=12, data=0, size=PAGE_SIZE, data_in=apart)
+        assert (reader.read(2), reader.read(), reader.read()) == (b"on", b"etwo", b"")
+    assert not any(page.view()[16:])
+    for use in (reader.read, lambda: reader.readinto(bytearray(1)), lambda: second.write(b"x")):
+        with pytest.raises(StaleHandleError):
+            use()
+
+
+def test_bits_of_a_shared_byte(page: LocalMemory) -> None:
+    byte = SharedByte(page, 7)
+    byte.put(0b1000)
+    byte.add(0b0011)
+    assert (byte.get(), byte.take(0b0110), byte.get()) == (0b1011, 0b0010, 0b1001)
+    assert page.view(0, 16).tobytes() == bytes(7) + b"\x09" + bytes(8)
+    with pytest.raises(ValueError, match="a byte at 4096"):
+        SharedByte(page, PAGE_SIZE)

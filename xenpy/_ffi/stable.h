@@ -107,6 +107,8 @@ struct xenpy_stream {
 uint32_t xenpy_load_acquire(const void *where);
 void xenpy_store_release(void *where, uint32_t value);
 void xenpy_fence(void);
+uint8_t xenpy_load_acquire8(const void *where);
+void xenpy_store_release8(void *where, uint8_t value);
 uint8_t xenpy_fetch_or8(void *where, uint8_t bits);
 uint8_t xenpy_fetch_and8(void *where, uint8_t bits);
 int64_t xenpy_back_take(struct xenpy_ring *ring, void *shared, uint8_t *requests, uint32_t limit);
@@ -118,6 +120,9 @@ int64_t xenpy_front_take(struct xenpy_ring *ring, void *shared, uint8_t *respons
 int64_t xenpy_front_put(struct xenpy_ring *ring, void *shared, const uint8_t *requests,
                         uint32_t count);
 int64_t xenpy_front_final_check(struct xenpy_ring *ring, void *shared);
+int64_t xenpy_stream_queued(const struct xenpy_stream *stream, const uint8_t *theirs);
+int64_t xenpy_stream_unread(const struct xenpy_stream *stream, const uint8_t *theirs);
+void xenpy_stream_taken(struct xenpy_stream *stream, uint8_t *ours, uint32_t count);
 int64_t xenpy_stream_read(struct xenpy_stream *stream, const uint8_t *ring, uint8_t *ours,
                           const uint8_t *theirs, uint8_t *out, uint32_t limit);
 int64_t xenpy_stream_write(struct xenpy_stream *stream, uint8_t *ring, uint8_t *ours,
