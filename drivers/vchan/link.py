@@ -1,0 +1,326 @@
+# SPDX-License-Identifier: MIT
+"""What a reader and a writer share: one connected channel in an event loop.
+
+The ring is the buffer.  Nothing is taken out of it before somebody reads, so that a peer can
+fill no memory of ours; and what is written goes into it at once, as far as there is room.
+
+Notifications are put off to the next turn of the loop, or until half a ring has come together:
+a program that reads or writes without having to wait does not notify for each piece.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections.abc import Callable
+from typing import Final, TypeAlias
+
+from xenpy.drivers.vchan.channel import Channel
+from xenpy.drivers.vchan.protocol import NOTIFY_READ, NOTIFY_WRITE, Live
+from xenpy.errors import PeerError, xen_error
+
+__all__ = ["Buffer", "Link"]
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+
+TURN: Final = 256 << 10
+"""Bytes that are moved without waiting before others in the loop have their turn."""
+
+
+class Link:
+    """A connected channel.
+
+    Attributes:
+        channel: the rings.
+        error: what broke it, a PeerError; or None.
+        closing: `close` was called; nothing more is taken to be written.
+        closed: set once nothing is held any more.
+        guard: a task that ends when the link is closed, and with it what it holds.
+    """
+
+    def __init__(self, channel: Channel) -> None:
+        self.channel = channel
+        self.error: Exception | None = None
+        self.closing = False
+        self.closed = asyncio.Event()
+        self.guard: asyncio.Task[None] | None = None
+        self._loop = asyncio.get_running_loop()
+        self._gone = False
+        self._pending = bytearray()
+        self._telling = False
+        self._moved = 0
+        self._waiters: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
+        channel.on_event = self._service
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed.is_set() else "peer gone" if self._gone else "open"
+        return f"<Link {state}, {len(self._pending)} bytes to write, {self.channel!r}>"
+
+    # Reading
+
+    def read(self, limit: int) -> bytes:
+        """Up to `limit` bytes, at once; b"" when there are none now: see `readable`."""
+        if self.closed.is_set():
+            return b""
+        try:
+            content = self.channel.read(limit)
+        except PeerError as error:
+            self.fail(error)
+            return b""
+        self._moved_now(len(content))
+        return content
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:
+        """As `read`, into a buffer; returns how many bytes."""
+        if self.closed.is_set():
+            return 0
+        try:
+            count = self.channel.readinto(buffer)
+        except PeerError as error:
+            self.fail(error)
+            return 0
+        self._moved_now(count)
+        return count
+
+    async def readable(self) -> bool:
+        """Wait until there is something to read.  False: there never will be.
+
+        Raises:
+            PeerError: the peer broke the protocol; everything is closed.
+        """
+        await self._until(self._is_readable, NOTIFY_WRITE)
+        over = self.at_eof
+        if self.error is not None:
+            raise self.error
+        return not over
+
+    @property
+    def at_eof(self) -> bool:
+        """There is nothing to read, and never will be."""
+        return self.closed.is_set() or (self._gone and self._holds(lambda: not self.channel.queued))
+
+    def _is_readable(self) -> bool:
+        # In this order: what a peer wrote before it went is found after that was seen.
+        return self._look() or bool(self.channel.queued)
+
+    # Writing
+
+    def write(self, content: Buffer) -> None:
+        """Put into the ring what fits, and keep a copy of the rest until there is room.
+
+        What can reach nobody any more is dropped; `drained` says so.
+        """
+        view = memoryview(content).cast("B")
+        put = 0 if self._pending else self._put(view)
+        if put < len(view) and not (self.closing or self._gone or self.closed.is_set()):
+            self._pending += view[put:]
+            self._push()
+
+    async def send(self, content: Buffer) -> None:
+        """Write all of `content`, and copy it nowhere but into the ring.
+
+        Raises:
+            as `drained`.
+        """
+        await self.drained()
+        view = memoryview(content).cast("B")
+        while len(view):
+            if self.closing:
+                raise xen_error(errno.EPIPE, "write", "it is closed")
+            put = self._put(view)
+            view = view[put:]
+            if not put:
+                await self._until(self._is_writable, NOTIFY_READ)
+            await self.breathe()
+            self._refuse_if_over()
+
+    async def drained(self) -> None:
+        """Wait until everything that was written is in the ring.
+
+        Raises:
+            PeerError: the peer broke the protocol.
+            XenConnectionError: ECONNRESET, the peer is gone; EPIPE, this side is closed.
+        """
+        if self._pending:
+            await self._until(lambda: not self._pending, NOTIFY_READ)
+        await self.breathe()
+        self._refuse_if_over()
+
+    async def flushed(self) -> None:
+        """Wait until the peer has read everything that was written.
+
+        Raises:
+            as `drained`.
+        """
+        await self.drained()
+        await self._until(lambda: self._look() or not self.channel.unread, NOTIFY_READ)
+        if self._gone and self._holds(lambda: not self.channel.unread) and self.error is None:
+            return
+        self._refuse_if_over()
+
+    def _is_writable(self) -> bool:
+        return self._look() or self.channel.unread < self.channel.out_size
+
+    def _refuse_if_over(self) -> None:
+        self._look()
+        if self.error is not None:
+            raise self.error
+        if self.closed.is_set():
+            raise xen_error(errno.EPIPE, "write", "it is closed")
+        if self._gone:
+            raise xen_error(errno.ECONNRESET, "write", "the other side is gone")
+
+    def _put(self, content: Buffer) -> int:
+        """What fits into the ring now."""
+        if self.closed.is_set() or self.closing or self._gone:
+            return 0
+        return self._into_ring(content)
+
+    def _into_ring(self, content: Buffer) -> int:
+        try:
+            count = self.channel.write(content)
+        except PeerError as error:
+            self.fail(error)
+            return 0
+        self._moved_now(count)
+        return count
+
+    def _push(self) -> None:
+        """Move what is pending into the ring; if not all of it fits, be told of room."""
+        asked = False
+        while self._pending:
+            count = self._into_ring(self._pending)
+            if count:
+                del self._pending[:count]
+            elif self.closed.is_set() or asked:
+                return
+            else:
+                self.channel.want(NOTIFY_READ)
+                asked = True
+        if self.closing:
+            self._finish()
+
+    # The end
+
+    def close(self) -> None:
+        """Close once what is pending is in the ring, where the peer may read it afterwards."""
+        self.closing = True
+        if not self._pending:
+            self._finish()
+
+    def abort(self) -> None:
+        """Close now."""
+        self.closing = True
+        self._finish()
+
+    def fail(self, error: Exception) -> None:
+        """Close now, and tell everybody why."""
+        if not self.closed.is_set():
+            self.error = error
+            self._finish()
+
+    def lost(self) -> None:
+        """The peer's domain is not there any more; what it has written may still be read."""
+        self._gone = True
+        self._look()
+        self._wake()
+
+    async def wait_closed(self) -> None:
+        """Return when nothing is held.
+
+        Raises:
+            PeerError: if that is what ended it.
+        """
+        await self.closed.wait()
+        if self.guard is not None:
+            await asyncio.wait([self.guard])
+        if self.error is not None:
+            raise self.error
+
+    def _finish(self) -> None:
+        if self.closed.is_set():
+            return
+        self._pending.clear()
+        self.closed.set()
+        self.channel.close()
+        if self.guard is not None:
+            self.guard.cancel()
+        self._wake()
+
+    # Waiting, and what the peer says
+
+    async def breathe(self) -> None:
+        """Let others run, if much was moved without waiting."""
+        if self._moved >= TURN:
+            self._moved = 0
+            await asyncio.sleep(0)
+
+    def _service(self) -> int:
+        """The peer has notified us.  Returns 0 if for nothing."""
+        gone, pending = self._gone, len(self._pending)
+        self._look()
+        if self._pending:
+            self._push()
+        found = self._wake()
+        return found + (self._gone != gone) + (len(self._pending) != pending)
+
+    def _look(self) -> bool:
+        """Whether the peer is gone, or the link closed."""
+        if not self._gone and not self.closed.is_set():
+            try:
+                live = self.channel.peer()
+                if live is Live.NOT_YET:
+                    raise PeerError("a client that was here says that it has yet to come")
+                self._gone = live is Live.GONE
+            except PeerError as error:
+                self.fail(error)
+        if self._gone and self._pending:
+            # It can go nowhere.
+            self._pending.clear()
+            if self.closing:
+                self._finish()
+        return self._gone or self.closed.is_set()
+
+    def _holds(self, condition: Callable[[], bool]) -> bool:
+        """Everything that can be waited for holds once the link is closed."""
+        if self.closed.is_set():
+            return True
+        try:
+            return condition()
+        except PeerError as error:
+            self.fail(error)
+            return True
+
+    async def _until(self, condition: Callable[[], bool], bit: int) -> None:
+        """Return once it holds, or the link is closed; `bit` is what may make it hold."""
+        while not self._holds(condition):
+            self.channel.want(bit)
+            if self._holds(condition):
+                return
+            self.channel.tell()
+            waiter = condition, self._loop.create_future()
+            self._waiters.append(waiter)
+            try:
+                await waiter[1]
+            finally:
+                self._waiters.remove(waiter)
+
+    def _wake(self) -> int:
+        """Let go on whoever has what it waits for.  Returns how many."""
+        woken = 0
+        for condition, waiter in list(self._waiters):
+            if not waiter.done() and self._holds(condition):
+                waiter.set_result(None)
+                woken += 1
+        return woken
+
+    def _moved_now(self, count: int) -> None:
+        self._moved += count
+        if not self._telling and self.channel.unsaid:
+            self._telling = True
+            self._loop.call_soon(self._tell)
+
+    def _tell(self) -> None:
+        self._telling = False
+        if not self.closed.is_set():
+            self.channel.tell()
