@@ -33,7 +33,7 @@ from xenpy.suggest import Suggestions
 from xenpy.types import DOM0, PAGE_SIZE, DevId, GrantRef, Port
 from xenpy.wire import CAbi
 
-__all__ = ["Backend", "driver_of"]
+__all__ = ["Backend", "driver_of", "plan_of"]
 
 LIMIT_OF_ERRNO: Final = 4096
 KEPT: Final = 32
@@ -323,11 +323,16 @@ def driver_of(
         summary=f"{protocol.name}, a protocol of your own",
         backend=lambda context: RingDevice(context, make(context), suggestions),
         options={},
-        plan=lambda words, kind: _plan(protocol.name, words, kind),
+        plan=lambda words, kind: plan_of(protocol.name, words, kind),
     )
 
 
-def _plan(name: str, words: Mapping[str, str], kind: str) -> DevicePlan:
+def plan_of(name: str, words: Mapping[str, str], kind: str) -> DevicePlan:
+    """The nodes of a device of one's own: `devid=N`, and nothing else to say.
+
+    Raises:
+        ValueError: something else is said.
+    """
     rest = {key: text for key, text in words.items() if key != "devid"}
     if rest:
         raise ValueError(f"{name} takes devid=N, and no {sorted(rest)[0]!r}")
