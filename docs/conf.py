@@ -35,6 +35,7 @@ man_pages = [
     ("man/xenpy.1", "xenpy", "Xen paravirtual drivers in Python", [], 1),
     ("man/xenpy-serve.8", "xenpy-serve", "serve devices to guests", [], 8),
     ("man/xenpy-new.1", "xenpy-new", "begin a driver of your own", [], 1),
+    ("man/xenpy-protocol.1", "xenpy-protocol", "print what the other half must know", [], 1),
     ("man/xenpy-run.8", "xenpy-run", "serve a protocol of your own", [], 8),
     ("man/xenpy-attach.8", "xenpy-attach", "make a device, or take it away", [], 8),
     ("man/xenpy-block.1", "xenpy-block", "use a disk without the kernel, or resize one", [], 1),

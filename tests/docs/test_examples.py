@@ -39,7 +39,7 @@ from xenpy.vm.dom0_demo import Report
 from xenpy.vm.errors import UsageError
 
 ALL = [fence for page in pages() for fence in fences(page)]
-SPOKEN = {"console", "mermaid", "python", "text", "toml"}
+SPOKEN = {"c", "console", "mermaid", "python", "text", "toml"}
 DIRECTIVES = ("{toctree}", "{literalinclude}")
 UNCHECKED = {
     "cat", "cd", "cmp", "echo", "head", "kill", "mkdir", "modprobe", "qemu-img", "qemu-nbd", "tar",

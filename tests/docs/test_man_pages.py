@@ -28,6 +28,7 @@ PAGES = {
     ("serve",): "xenpy-serve.8",
     ("run",): "xenpy-run.8",
     ("new",): "xenpy-new.1",
+    ("protocol",): "xenpy-protocol.1",
     ("attach",): "xenpy-attach.8",
     ("detach",): "xenpy-attach.8",
     ("block", "info"): "xenpy-block.1",

@@ -19,7 +19,7 @@ LAYERS: list[set[str]] = [
     {"handles"},
     {
         "memory", "gnttab", "evtchn", "calls", "ctrl", "wire", "ring", "ring_protocol", "xenbus",
-        "paths", "peer_keys", "words", "shared_byte",
+        "paths", "peer_keys", "words", "shared_byte", "protocol_page", "protocol_text",
     },
     {
         "store_wire", "store_pyxs", "store_writer", "store_connection", "store_nodes",

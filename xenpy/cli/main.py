@@ -18,7 +18,7 @@ from typing import Final
 
 from xenpy import __version__
 from xenpy.backend import DeviceError
-from xenpy.cli import attach, block, console, detach, new, run, serve
+from xenpy.cli import attach, block, console, detach, new, protocol, run, serve
 from xenpy.cli.errors import DriverError, UsageError
 from xenpy.errors import PeerError, XenConnectionError, XenNotFoundError
 from xenpy.service import KindTakenError
@@ -34,6 +34,7 @@ examples:
   xenpy serve block                                   serve disks of stock guests
   xenpy new lamp                                      begin a driver of your own
   xenpy run lamp/lamp.py                              serve it
+  xenpy protocol lamp/lamp.py                         what its other half must know
   xl block-attach web 'vdev=xvdb,backendtype=tap,script=block-xenpy,access=w,target=/srv/web.img'
   xenpy attach block 7 vdev=xvdb target=/srv/web.img  the same without xl (Xen 4.17)
   xenpy block resize 7 vdev=xvdb                      the image has another size by now
@@ -52,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"xenpy {__version__}")
     verbs = top.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for verb in (serve, run, new, attach, detach, block, console):
+    for verb in (serve, run, new, protocol, attach, detach, block, console):
         verb.add_parser(verbs)
     return top
 

@@ -1,22 +1,27 @@
 # SPDX-License-Identifier: MIT
-"""A backend in a file of somebody's own, as a driver."""
+"""A backend in a file of somebody's own, as a driver; and the protocol in such a file."""
 
 from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import TypeAlias, cast
+from typing import TypeAlias, TypeVar, cast
 
+from xenpy.backend import Keys
 from xenpy.cli.errors import DriverError, UsageError
 from xenpy.driver import Driver
 from xenpy.ring_backend import Backend, driver_of
+from xenpy.ring_protocol import RingProtocol
 from xenpy.suggest import Suggestions
 
-__all__ = ["driver_in"]
+__all__ = ["driver_in", "protocol_in"]
 
 Found: TypeAlias = type[Backend[tuple[int, ...], tuple[int, ...]]]
+Spoken: TypeAlias = RingProtocol[tuple[int, ...], tuple[int, ...]]
+T = TypeVar("T")
 
 
 def driver_in(name: str, suggestions: Suggestions | None = None) -> Driver:
@@ -26,25 +31,64 @@ def driver_in(name: str, suggestions: Suggestions | None = None) -> Driver:
         UsageError: there is no such file, or no class of a backend in it, or several.
         DriverError: the file cannot be run, or its class is not whole.
     """
-    place, _, wanted = (name, "", "") if name.endswith(".py") else name.rpartition(":")
-    module = _run(Path(place or name))
-    classes = {
-        key: cast("Found", found)
-        for key, found in vars(module).items()
-        if isinstance(found, type) and issubclass(found, Backend) and found is not Backend
-    }
-    if wanted:
-        classes = {key: found for key, found in classes.items() if key == wanted}
-    if len(classes) != 1:
-        known = ", ".join(sorted(classes)) or "none"
-        raise UsageError(f"{place} has these backends: {known}; name one, {place}:Class")
-    (found,) = classes.values()
-    if not hasattr(found, "protocol"):
-        raise DriverError(f"{found.__name__} of {place} has no protocol")
+    place, module, wanted = _open(name)
+    found = _the_one(_backends(module), place, wanted)
+    _check_whole(found, place)
     try:
         return driver_of(found, found.spoken(), suggestions)
     except ValueError as error:
         raise DriverError(f"{found.__name__} of {place}: {error}") from error
+
+
+def protocol_in(name: str) -> tuple[Spoken, Keys]:
+    """The protocol that FILE.py has in it, and the keys that its backend publishes.
+
+    That of its backend; of a file without one, the RingProtocol itself.  FILE.py:Name where
+    there are several.
+
+    Raises:
+        UsageError: there is no such file, or no protocol in it, or several.
+        DriverError: the file cannot be run, or its class is not whole.
+    """
+    place, module, wanted = _open(name)
+    backends = _backends(module)
+    protocols = {
+        key: cast("Spoken", found)
+        for key, found in vars(module).items()
+        if isinstance(found, RingProtocol)
+    }
+    if wanted in protocols or not backends:
+        return _the_one(protocols, place, wanted), {}
+    found = _the_one(backends, place, wanted)
+    _check_whole(found, place)
+    return found.spoken(), found.features
+
+
+def _open(name: str) -> tuple[str, ModuleType, str]:
+    """A file, what it is when it has been run, and which of the things in it is meant."""
+    place, _, wanted = (name, "", "") if name.endswith(".py") else name.rpartition(":")
+    return place, _run(Path(place or name)), wanted
+
+
+def _backends(module: ModuleType) -> dict[str, Found]:
+    return {
+        key: cast("Found", found)
+        for key, found in vars(module).items()
+        if isinstance(found, type) and issubclass(found, Backend) and found is not Backend
+    }
+
+
+def _the_one(found: Mapping[str, T], place: str, wanted: str) -> T:
+    chosen = {key: thing for key, thing in found.items() if wanted in ("", key)}
+    if len(chosen) != 1:
+        known = ", ".join(sorted(found)) or "none"
+        raise UsageError(f"{place} has these to choose from: {known}; name one, {place}:NAME")
+    return next(iter(chosen.values()))
+
+
+def _check_whole(found: Found, place: str) -> None:
+    if not hasattr(found, "protocol"):
+        raise DriverError(f"{found.__name__} of {place} has no protocol")
 
 
 def _run(path: Path) -> ModuleType:
