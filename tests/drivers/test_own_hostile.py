@@ -24,6 +24,7 @@ from xenpy.ring_protocol import RingProtocol
 from xenpy.testing.fake_xen import FakeXen
 from xenpy.testing.fake_xenstored import FakeXenstored
 from xenpy.testing.ring import pair
+from xenpy.testing.world import World
 from xenpy.types import DOM0, DevId, DomId
 from xenpy.wire import CAbi, i16, u8, u64
 from xenpy.xenstore import Store
@@ -57,6 +58,14 @@ async def device(xen: FakeXen, failures: list[Exception]) -> AsyncGenerator[Devi
     finally:
         await made.disconnect()
         await made.close()
+
+
+@asynccontextmanager
+async def world(xen: FakeXen) -> AsyncGenerator[World]:
+    async with FakeXenstored() as fake, Store.open(fake.path) as store:
+        fake.introduce(GUEST)
+        halves = xen.domain(DOM0), xen.domain(GUEST)
+        yield World(store, *halves, GUEST, lambda: xen.census()["mapped grants"])
 
 
 @pytest.mark.parametrize(
@@ -151,13 +160,11 @@ def test_both_abis_and_a_stop_under_load(xen: FakeXen, abi: CAbi) -> None:
 
 def test_nothing_but_the_ring_stays_mapped(xen: FakeXen) -> None:
     async def main() -> None:
-        async with FakeXenstored() as fake, Store.open(fake.path) as store:
-            fake.introduce(GUEST)
-            async with pair(Work, WORK, store, xen.domain(DOM0), xen.domain(GUEST), GUEST) as link:
-                for ident in range(4):
-                    with link.grant() as page:
-                        await link.request(Request(ident, page.ref, 5, REVERSE))
-                assert xen.census()["mapped grants"] == 1
+        async with world(xen) as here, pair(here, Work, WORK) as link:
+            for ident in range(4):
+                with link.grant() as page:
+                    await link.request(Request(ident, page.ref, 5, REVERSE))
+            assert xen.census()["mapped grants"] == 1
 
     asyncio.run(main())
 
@@ -276,39 +283,33 @@ def test_slices_that_handlers_keep_are_bounded(xen: FakeXen) -> None:
 
     async def main() -> None:
         nonlocal keep
-        halves = xen.domain(DOM0), xen.domain(GUEST)
-        async with FakeXenstored() as fake, Store.open(fake.path) as store:
-            fake.introduce(GUEST)
-            async with pair(Slices, WORK, store, *halves, GUEST) as link:
-                with link.grant() as page:
-                    for ident in range(50):
-                        assert (await link.request(Request(ident, page.ref, 0, 0))).status == 0
-                    assert max(mapped) <= 3
-                    keep = True
-                    statuses = [
-                        (await link.request(Request(ident, page.ref, 0, 0))).status
-                        for ident in range(2 * KEPT)
-                    ]
-                assert set(statuses) == {0, -errno.ENOMEM}
-                assert max(mapped) <= KEPT + 3
-                kept.clear()
+        async with world(xen) as here, pair(here, Slices, WORK) as link:
+            with link.grant() as page:
+                for ident in range(50):
+                    assert (await link.request(Request(ident, page.ref, 0, 0))).status == 0
+                assert max(mapped) <= 3
+                keep = True
+                statuses = [
+                    (await link.request(Request(ident, page.ref, 0, 0))).status
+                    for ident in range(2 * KEPT)
+                ]
+            assert set(statuses) == {0, -errno.ENOMEM}
+            assert max(mapped) <= KEPT + 3
+            kept.clear()
 
     asyncio.run(main())
 
 
 def test_a_page_stays_granted_while_a_forgotten_request_may_name_it(xen: FakeXen) -> None:
     async def main() -> None:
-        halves = xen.domain(DOM0), xen.domain(GUEST)
-        async with FakeXenstored() as fake, Store.open(fake.path) as store:
-            fake.introduce(GUEST)
-            async with pair(Work, WORK, store, *halves, GUEST) as link:
-                before = xen.census()["grants"]
-                with link.grant() as page:
-                    asking = link.request(Request(1, page.ref, 0, SLOW))
-                    with pytest.raises(TimeoutError):
-                        await asyncio.wait_for(asking, 0.001)
-                assert xen.census()["grants"] == before + 1
-                await link.request(Request(2, 0, 0, SLOW))
-                assert xen.census()["grants"] == before
+        async with world(xen) as here, pair(here, Work, WORK) as link:
+            before = xen.census()["grants"]
+            with link.grant() as page:
+                asking = link.request(Request(1, page.ref, 0, SLOW))
+                with pytest.raises(TimeoutError):
+                    await asyncio.wait_for(asking, 0.001)
+            assert xen.census()["grants"] == before + 1
+            await link.request(Request(2, 0, 0, SLOW))
+            assert xen.census()["grants"] == before
 
     asyncio.run(main())

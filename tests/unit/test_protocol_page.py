@@ -26,12 +26,10 @@ from xenpy.protocol_page import page_of, width_of
 from xenpy.protocol_text import c_header, c_name
 from xenpy.ring_backend import Backend
 from xenpy.ring_protocol import RingProtocol
-from xenpy.testing.fake_xen import FakeXen
-from xenpy.testing.fake_xenstored import FakeXenstored
 from xenpy.testing.ring import pair
-from xenpy.types import DOM0, DevId, DomId
+from xenpy.testing.world import fakes
+from xenpy.types import DOM0, DevId
 from xenpy.wire import CAbi, i8, i16, i32, i64, u8, u16, u32, u64
-from xenpy.xenstore import Store
 
 HOWTO = ROOT / "docs/howto"
 WIDTHS: Mapping[str, Any] = {
@@ -152,15 +150,9 @@ def test_the_keys_are_those_that_there_are() -> None:
     page = page_of(Lamp.protocol, Lamp.features)
 
     async def keys() -> list[set[str]]:
-        xen, guest = FakeXen(), DomId(1)
-        halves = xen.domain(DOM0), xen.domain(guest)
-        async with FakeXenstored() as fake, Store.open(fake.path) as store:
-            fake.introduce(guest)
-            async with pair(Lamp, Lamp.protocol, store, *halves, guest):
-                ends = endpoints(guest, "lamp", "lamp", DevId(0), DOM0)
-                found = [set(await store.list(path)) for path in (ends.frontend, ends.backend)]
-        xen.close()
-        return found
+        async with fakes() as world, pair(world, Lamp, Lamp.protocol):
+            ends = endpoints(world.domid, "lamp", "lamp", DevId(0), DOM0)
+            return [set(await world.store.list(path)) for path in (ends.frontend, ends.backend)]
 
     frontend, backend = asyncio.run(keys())
     assert {key.name for key in page.frontend_keys} == frontend

@@ -57,13 +57,23 @@ def test_xenpy_run_serves_a_file_and_its_frontend_asks(tmp_path: Path) -> None:
     assert said.startswith("nothing:")
 
 
-def test_what_xenpy_new_makes_passes_its_tests(tmp_path: Path) -> None:
-    generate("lamp", tmp_path / "lamp")
+def tests_of(*words: str | Path, cwd: Path) -> str:
+    """What pytest says of a driver's own tests; they must pass."""
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"], cwd=tmp_path / "lamp",
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *words], cwd=cwd,
         env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert "6 passed" in done.stdout, done.stdout + done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_what_xenpy_new_makes_passes_its_tests(tmp_path: Path) -> None:
+    generate("lamp", tmp_path / "lamp")
+    assert "22 passed" in tests_of(cwd=tmp_path / "lamp")
+
+
+def test_the_suite_of_the_documentation(tmp_path: Path) -> None:
+    assert "21 passed" in tests_of(ROOT / "docs/howto/test_xor_suite.py", cwd=tmp_path)
 
 
 def test_a_backend_without_the_framework() -> None:

@@ -7,7 +7,7 @@ import argparse
 import keyword
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
@@ -17,13 +17,15 @@ from xenpy.cli.errors import UsageError
 
 __all__ = ["add_parser", "generate"]
 
-TEMPLATE: Final = Path(xenpy.__file__).resolve().parent / "data/new"
-WORD: Final = "echo"
-"""The name that the template has."""
+TEMPLATE: Final = Path(xenpy.__file__).resolve().parent / "drivers/template"
+"""A driver like any other; its tests are run as they are, and once it has been renamed."""
+WORD: Final = "template"
+"""The name that it has."""
 
 DESCRIPTION = """\
-Make a directory with a driver of your own: a protocol, both halves, tests that pass over the
-fakes and on Xen, and a README with the commands that serve and attach it.
+Make a directory with a driver of your own, each line of it explained: a protocol, both halves,
+tests that pass over the fakes and on Xen, and a README with the commands that serve and attach it.
+It is a copy of drivers/template under another name.
 """
 EPILOG = """\
 examples:
@@ -55,7 +57,7 @@ def check_name(name: str, texts: Iterable[str]) -> None:
     if name in sys.stdlib_module_names or name in ("pytest", "xenpy", "test"):
         raise UsageError(f"{name}.py would hide a module of that name: choose another")
     used = {word for text in texts for word in re.findall(r"[A-Za-z_]\w*", text)}
-    if name != WORD and {name, _title(name)} & used:
+    if name != WORD and {spell(name) for spell in SPELLINGS} & used:
         raise UsageError(f"{name!r} is used for something else in the files: choose another")
 
 
@@ -78,7 +80,8 @@ def generate(name: str, directory: Path) -> list[Path]:
     for source, text in zip(sources, texts, strict=True):
         # Whose it is then is for its owner to say.
         text = re.sub(r"^# SPDX.*\n", "", text)
-        text = re.sub(rf"{WORD}(?![a-z])", name, text).replace(_title(WORD), _title(name))
+        for spell in SPELLINGS:
+            text = text.replace(spell(WORD), spell(name))
         written.append(directory / source.name.replace(WORD, name))
         written[-1].write_text(text)
     return written
@@ -87,6 +90,10 @@ def generate(name: str, directory: Path) -> list[Path]:
 def _title(name: str) -> str:
     """A class's name."""
     return "".join(part.capitalize() for part in name.split("_"))
+
+
+SPELLINGS: Final[tuple[Callable[[str], str], ...]] = (str, _title, str.upper)
+"""Of a module, a class, a constant."""
 
 
 def run(args: argparse.Namespace) -> int:
