@@ -48,7 +48,8 @@ class TestTemplate(BackendSuite[Request, Response]):
             Example(Request(0, 0, 3, SUM), Response(0, 6, 0), b"\x01\x02\x03\x04"),
             Example(Request(0, 0, 4096, REVERSE), Response(0, 0, 0), b"x", b"x".rjust(4096, b"\0")),
             Example(Request(0, 0, 4096, SUM), Response(0, 255, 0), b"\xff"),
-            Example(Request(0, 0, 4097, REVERSE), Response(0, 0, -errno.EINVAL)),
+            Example(Request(0, 0, 4097, REVERSE), Response(0, 0, -errno.EINVAL), b"x"),
+            Example(Request(0, 0, 4097, SUM), Response(0, 0, -errno.EINVAL), b"x"),
             Example(Request(0, 0, LONGEST + 1, NAP), Response(0, 0, -errno.EINVAL)),
             Example(Request(0, 0, 0, 9), Response(0, 0, -errno.EOPNOTSUPP)),
             # Which nap it is depends on those before it.

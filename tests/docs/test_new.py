@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from conformance.own_mutants import MUTANTS
 from fences import ROOT
 from xenpy.cli import new
 from xenpy.cli.errors import UsageError
@@ -75,6 +76,12 @@ def test_bytecode_beside_the_template_is_no_part_of_it(
     (tmp_path / "template/__pycache__").mkdir(exist_ok=True)
     monkeypatch.setattr(new, "TEMPLATE", tmp_path / "template")
     assert len(generate(NAME, tmp_path / "project")) == 4
+
+
+def test_the_mistakes_that_the_suite_notices_are_told() -> None:
+    text = (ROOT / "docs/design/template.md").read_text()
+    rows = [f"| {mutant.name} | `{mutant.killer}` |" for mutant in MUTANTS]
+    assert [line for line in text.splitlines() if line.endswith("` |")] == rows
 
 
 def test_nothing_is_overwritten(project: Path) -> None:
