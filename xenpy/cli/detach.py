@@ -41,7 +41,8 @@ def run(args: argparse.Namespace) -> int:
 
     async def take_away() -> None:
         async with Store.open(args.store) as store:
-            if not await store.exists(ends.backend):
+            # Of a backend's domain that has died the frontend's half is left.
+            if not (await store.exists(ends.backend) or await store.exists(ends.frontend)):
                 raise FileNotFoundError(f"there is no device {ends.backend}")
             await detach(store, ends, timeout=args.timeout, force=args.force)
         if args.json:

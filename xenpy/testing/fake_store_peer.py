@@ -206,9 +206,7 @@ class Peer(asyncio.Protocol):
                 return False
         if self._domid == DOM0:
             return True
-        return not change.path.startswith("@") and self._fake.tree.may_read(
-            change.path, self._domid
-        )
+        return not change.path.startswith("@") and self._fake.tree.may_be_told(change, self._domid)
 
     def _event(self, watch: _Watch, path: str) -> None:
         shown = path.removeprefix(watch.prefix)
@@ -343,6 +341,9 @@ class Peer(asyncio.Protocol):
             raise Refusal(errno.EINVAL)
         if op == Op.GET_DOMAIN_PATH:
             return b"/local/domain/%d\0" % int(first)
+        if self._domid != DOM0:
+            # XSA-115: who else exists is not for every guest to know.
+            raise Refusal(errno.EACCES)
         return b"T\0" if DomId(int(first)) in self._fake.introduced else b"F\0"
 
     def _path(self, name: bytes) -> str:

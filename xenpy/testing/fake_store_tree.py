@@ -42,6 +42,8 @@ class Change(NamedTuple):
     path: str
     exact: bool
     """Only watches on just this path: it went away with a node above it."""
+    perms: Permissions | None = None
+    """Of a node that has gone: who could read it is told (XSA-115)."""
 
 
 @dataclass
@@ -138,7 +140,7 @@ class Tree:
             name = path.rpartition("/")[2]
             left = tuple(child for child in parent.children if child != name)
             self.put(above, parent._replace(children=left, generation=self.stamp()))
-        return [Change(gone, exact=gone != path) for gone in self._remove(path)]
+        return self._remove(path)
 
     def set_perms(self, path: str, perms: Permissions, domid: DomId = DOM0) -> list[Change]:
         node = self._node(path, domid, write=True)
@@ -147,8 +149,11 @@ class Tree:
         self.put(path, node._replace(perms=perms, generation=self.stamp()))
         return [Change(path, exact=False)]
 
-    def may_read(self, path: str, domid: DomId) -> bool:
-        """For watch events: may the domain see the node, or the nearest one above it?"""
+    def may_be_told(self, change: Change, domid: DomId) -> bool:
+        """Could or can the domain see the node, or the nearest one above it?"""
+        if change.perms is not None and _allowed(change.perms, domid)[0]:
+            return True
+        path = change.path
         node = self.look(path)
         while node is None:
             path = parent_of(path)
@@ -196,8 +201,8 @@ class Tree:
             self.put(new, Node(value, perms, children, self.stamp()))
             value, children = b"", (new.rpartition("/")[2],)
 
-    def _remove(self, path: str) -> list[str]:
-        gone: list[str] = []
+    def _remove(self, path: str) -> list[Change]:
+        gone: list[Change] = []
         todo = [path]
         while todo:
             current = todo.pop()
@@ -205,7 +210,7 @@ class Tree:
             if node is not None:
                 todo += [f"{current}/{child}" for child in node.children]
                 self.put(current, None)
-                gone.append(current)
+                gone.append(Change(current, exact=current != path, perms=node.perms))
         return gone
 
 
