@@ -49,7 +49,7 @@ class ByteStream:
         self.received = self.sent = 0
 
     async def read(self, limit: int = RECORD_LIMIT) -> bytes:
-        """At least a byte, at most `limit`; b"" when the other end has gone, or this one was closed.
+        """At least a byte, at most `limit`; b"" when the other end has gone or this one is closed.
 
         Raises:
             PeerError: the other end has put nonsense into the page.

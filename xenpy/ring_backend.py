@@ -292,7 +292,8 @@ def _batch_of(
     backend: Backend[RequestT, ResponseT],
 ) -> Callable[[Sequence[RequestT]], Sequence[ResponseT]] | None:
     """`handle_batch`, if the class has one of its own."""
-    own = type(backend).handle_batch is not Backend.handle_batch
+    classes = (cls for cls in type(backend).__mro__ if cls is not Backend)
+    own = any("handle_batch" in vars(cls) for cls in classes)
     return backend.handle_batch if own else None
 
 

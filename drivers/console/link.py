@@ -69,7 +69,7 @@ class Link:
         if self._over:
             return 0
         try:
-            printed = self._ring.read()
+            printed = self._ring.taken.read()
             if printed:
                 # Before anybody else gets to see it: a guest may wait for the room.
                 self._ports.notify(self._port)
@@ -83,7 +83,7 @@ class Link:
         if self._over:
             return 0
         try:
-            count = self._hub.take(self._ring.write)
+            count = self._hub.take(self._ring.put.write)
         except Exception as error:
             self._broken(error)
             return 0

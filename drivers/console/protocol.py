@@ -6,7 +6,7 @@ Two byte rings: `out` is what the guest prints, `in` what is typed to it.
 
 from __future__ import annotations
 
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 from xenpy.memory import Memory
 from xenpy.ring import StreamIn, StreamOut
@@ -26,17 +26,17 @@ RESERVED_CONSOLE: Final = GrantRef(0)
 (GNTTAB_RESERVED_CONSOLE of grant_table.h)."""
 
 
-class ConsoleRing:
+class ConsoleRing(NamedTuple):
     """One end of a console's page.  It goes on from where the indices stand, so that whoever
     takes a console over loses nothing that the one before has left in the rings.
 
-    Raises:
-        ValueError: `memory` is less than the structure.
+    Attributes:
+        taken: what the other end writes.
+        put: what this end writes.
     """
 
-    def __init__(self, taken: StreamIn, put: StreamOut) -> None:
-        self._taken = taken
-        self._put = put
+    taken: StreamIn
+    put: StreamOut
 
     @classmethod
     def backend(cls, memory: Memory) -> Self:
@@ -53,19 +53,3 @@ class ConsoleRing:
             StreamIn(memory, data=0, size=IN_SIZE, cons=IN_CONS, prod=IN_PROD),
             StreamOut(memory, data=IN_SIZE, size=OUT_SIZE, prod=OUT_PROD, cons=OUT_CONS),
         )
-
-    def read(self, limit: int | None = None) -> bytes:
-        """What the other end has written, up to `limit` bytes.  It wants to know.
-
-        Raises:
-            PeerError: its index is more than a ring ahead.
-        """
-        return self._taken.read(limit)
-
-    def write(self, content: bytes | bytearray | memoryview) -> int:
-        """Put as much as fits; how many bytes that was.  The other end wants to know.
-
-        Raises:
-            PeerError: its index is ahead of ours, or more than a ring behind.
-        """
-        return self._put.write(content)

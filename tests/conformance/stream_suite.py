@@ -2,7 +2,7 @@
 """A protocol of bytes, both halves: one suite for the fakes and for a real Xen.
 
 A module that runs it imports every name and defines a fixture `streams`: a
-`xenpy.testing.ring.Streams`.
+`xenpy.testing.stream.Streams`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pytest
 from xenpy.byte_stream import ByteStream
 from xenpy.stream_backend import StreamBackend
 from xenpy.stream_protocol import StreamProtocol
-from xenpy.testing.ring import Streams
+from xenpy.testing.stream import Streams
 
 ECHO = StreamProtocol("xenpy-echo", max_ring_order=2)
 HALF = 8192
@@ -80,7 +80,8 @@ def test_records_of_any_size(streams: Streams) -> None:
             for count in (0, 1, 5, HALF, 50_000):
                 await stream.write_record(noise(count))
                 assert await stream.read_record() == noise(count)[::-1]
-            await stream.write_record(bytes(100_001))
+            with pytest.raises(ConnectionResetError):
+                await stream.write_record(bytes(100_001))
             assert await stream.read_record() is None
 
     asyncio.run(main())

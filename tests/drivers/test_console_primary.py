@@ -47,7 +47,7 @@ class Guest:
             await self._store.write(f"{CONSOLE}/{key}", value)
 
     def print(self, content: bytes) -> None:
-        assert self.ring.write(content) == len(content)
+        assert self.ring.put.write(content) == len(content)
         self.channels.notify(self.port)
 
     def close(self) -> None:
@@ -101,7 +101,7 @@ class Xenconsoled:
 
     def drain(self) -> None:
         """Read what is there."""
-        self.read += ConsoleRing.backend(self._page).read()
+        self.read += ConsoleRing.backend(self._page).taken.read()
 
     def _let_go(self) -> None:
         channels, self._channels = self._channels, None
@@ -185,7 +185,7 @@ def test_taken_and_handed_back_and_no_byte_is_lost() -> None:
                 guest.print(b"three ")
                 assert await session.until("three ") == b"two three "
                 session.type("typed\n")
-                assert guest.ring.read() == b"typed\n"
+                assert guest.ring.taken.read() == b"typed\n"
                 assert (await made.keys())["type"] == "xenpy"
             await until(lambda: theirs.serves)
             guest.print(b"four")
@@ -211,7 +211,7 @@ def test_what_is_in_the_ring_at_the_end_is_read() -> None:
 
     async def main(made: World) -> None:
         async with made.take():
-            made.guest.ring.write(b"last words")
+            made.guest.ring.put.write(b"last words")
         assert made.hub.printed == 10
 
     run(main)

@@ -19,17 +19,19 @@ LAYERS: list[set[str]] = [
     {"handles"},
     {
         "memory", "gnttab", "evtchn", "calls", "ctrl", "wire", "ring", "ring_protocol", "xenbus",
-        "paths", "peer_keys", "words", "shared_byte", "protocol_page", "protocol_text",
+        "paths", "peer_keys", "words", "shared_byte", "flex_ring", "stream_protocol",
+        "protocol_page", "protocol_text",
     },
     {
         "store_wire", "store_pyxs", "store_writer", "store_connection", "store_nodes",
         "store_transaction", "store_wait", "store_watch", "xenstore",
     },
-    {"devlog", "runtime", "ports"},
+    {"devlog", "runtime", "ports", "byte_stream"},
     {"backend"},
     {
         "device_nodes", "lifecycle", "service", "attach", "driver", "frontend_nodes", "frontend",
         "frontend_life", "suggest", "ring_server", "ring_backend", "granted_page", "ring_frontend",
+        "stream_backend", "stream_frontend",
     },
     {"drivers"},
     {"daemon", "cli"},
