@@ -18,8 +18,14 @@ if TYPE_CHECKING:
     from xenpy.ring_backend import Backend
     from xenpy.ring_frontend import connect
     from xenpy.ring_protocol import RingProtocol
+    from xenpy.stream_backend import StreamBackend
+    from xenpy.stream_frontend import connect_stream
+    from xenpy.stream_protocol import StreamProtocol
 
-__all__ = ["Backend", "RingProtocol", "connect", "get_include", "main"]
+__all__ = [
+    "Backend", "RingProtocol", "StreamBackend", "StreamProtocol", "connect", "connect_stream",
+    "get_include", "main",
+]  # fmt: skip
 
 __version__ = "0.1.0"
 
@@ -35,7 +41,10 @@ def get_include() -> str:
 _HOMES: Final = {
     "Backend": "xenpy.ring_backend",
     "RingProtocol": "xenpy.ring_protocol",
+    "StreamBackend": "xenpy.stream_backend",
+    "StreamProtocol": "xenpy.stream_protocol",
     "connect": "xenpy.ring_frontend",
+    "connect_stream": "xenpy.stream_frontend",
     "main": "xenpy.cli.run",
 }
 

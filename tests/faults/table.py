@@ -926,6 +926,44 @@ OWN_FAULTS: Final = (
     ),
 )
 
+STREAM = "tests/drivers/test_stream_fake.py"
+STREAM_HOSTILE = "tests/drivers/test_stream_hostile.py"
+STREAM_FAULTS: Final = (
+    Fault(
+        "stream: what is in the ring at the end is lost",
+        "xenpy/byte_stream.py",
+        "                self._rest = self._taken.read()\n",
+        "                pass\n",
+        f"{STREAM}::test_what_is_in_the_ring_at_the_end_is_read",
+        "whoever writes and closes has said it to nobody",
+    ),
+    Fault(
+        "stream: room is not announced",
+        "xenpy/byte_stream.py",
+        "                self.received += len(content)\n                self._notify()\n",
+        "                self.received += len(content)\n",
+        f"{STREAM}::test_bytes_come_back[300001]",
+        "a peer that sleeps while the ring is full sleeps on",
+        hangs=30,
+    ),
+    Fault(
+        "stream: any ring_order",
+        "xenpy/flex_ring.py",
+        "    if not 1 <= order <= max_order:\n",
+        "    if False:\n",
+        f"{STREAM_HOSTILE}::test_a_page_of_anything",
+        "the frontend says how many of its numbers are taken for grants, beyond its page",
+    ),
+    Fault(
+        "stream: a record of any length",
+        "xenpy/byte_stream.py",
+        "                if length > limit:\n",
+        "                if False:\n",
+        f"{STREAM_HOSTILE}::test_a_record_that_is_too_long_or_cut_short",
+        "the peer says how much memory this end collects",
+    ),
+)
+
 CONSOLE = "tests/drivers/test_console_fake.py"
 PRIMARY = "tests/drivers/test_console_primary.py"
 OUTLETS = "tests/drivers/test_console_outlets.py"
@@ -1126,7 +1164,7 @@ FRONT_FAULTS: Final = (
 FAULTS: Final = (
     *RING_FAULTS, *GRANT_FAULTS, *BLOCK_FAULTS, *DISK_FAULTS, *LIFE_FAULTS, *STORE_FAULTS,
     *OWN_FAULTS,
-    *CONSOLE_FAULTS, *FRONT_FAULTS,
+    *CONSOLE_FAULTS, *STREAM_FAULTS, *FRONT_FAULTS,
 )  # fmt: skip
 
 INTRODUCTION: Final = """\

@@ -15,6 +15,7 @@ from xenpy.cli.errors import DriverError, UsageError
 from xenpy.driver import Driver
 from xenpy.ring_backend import Backend, driver_of
 from xenpy.ring_protocol import RingProtocol
+from xenpy.stream_backend import StreamBackend, stream_driver_of
 from xenpy.suggest import Suggestions
 
 __all__ = ["driver_in", "protocol_in"]
@@ -32,8 +33,12 @@ def driver_in(name: str, suggestions: Suggestions | None = None) -> Driver:
         DriverError: the file cannot be run, or its class is not whole.
     """
     place, module, wanted = _open(name)
-    found = _the_one(_backends(module), place, wanted)
-    _check_whole(found, place)
+    backends = _backends(module)
+    chosen = _the_one({**backends, **_streams(module)}, place, wanted)
+    _check_whole(chosen, place)
+    if issubclass(chosen, StreamBackend):
+        return stream_driver_of(chosen, chosen.protocol)
+    found = backends[chosen.__name__]
     try:
         return driver_of(found, found.spoken(), suggestions)
     except ValueError as error:
@@ -78,6 +83,16 @@ def _backends(module: ModuleType) -> dict[str, Found]:
     }
 
 
+def _streams(module: ModuleType) -> dict[str, type[StreamBackend]]:
+    return {
+        key: found
+        for key, found in vars(module).items()
+        if isinstance(found, type)
+        and issubclass(found, StreamBackend)
+        and found is not StreamBackend
+    }
+
+
 def _the_one(found: Mapping[str, T], place: str, wanted: str) -> T:
     chosen = {key: thing for key, thing in found.items() if wanted in ("", key)}
     if len(chosen) != 1:
@@ -86,7 +101,7 @@ def _the_one(found: Mapping[str, T], place: str, wanted: str) -> T:
     return next(iter(chosen.values()))
 
 
-def _check_whole(found: Found, place: str) -> None:
+def _check_whole(found: type, place: str) -> None:
     if not hasattr(found, "protocol"):
         raise DriverError(f"{found.__name__} of {place} has no protocol")
 

@@ -14,12 +14,13 @@ from xenpy.suggest import Suggestions
 if TYPE_CHECKING:
     from xenpy.ring_backend import Backend
     from xenpy.ring_protocol import RequestT, ResponseT
+    from xenpy.stream_backend import StreamBackend
 
 __all__ = ["add_parser", "main"]
 
 DESCRIPTION = """\
 Serve every device of the protocol that a file declares, until SIGTERM or SIGINT.  The file
-has a class of xenpy.Backend; its protocol's name is the kind below backend/.
+has a class of xenpy.Backend or xenpy.StreamBackend; its protocol's name is the kind below backend/.
 """
 EPILOG = """\
 examples:
@@ -61,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     return status
 
 
-def main(backend: type[Backend[RequestT, ResponseT]]) -> None:
+def main(backend: type[Backend[RequestT, ResponseT]] | type[StreamBackend]) -> None:
     """The end of a file that declares `backend`: if it is run as a program, serve as `xenpy run`
     does, with the program's arguments, and exit.  Imported, it does nothing."""
     if backend.__module__ != "__main__":
