@@ -13,8 +13,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, TypeVar
 
 from xenpy.backend import DeviceContext, Keys
-from xenpy.errors import PeerError, XenConnectionError, XenError, XenTimeoutError
+from xenpy.errors import PeerError, XenError
 from xenpy.paths import parse_backend_path
+from xenpy.store_insist import insist
 from xenpy.types import XenbusState
 from xenpy.xenbus import parse_state
 from xenpy.xenstore import Store, Transaction
@@ -23,9 +24,6 @@ __all__ = ["DeviceNodes", "NodesGoneError", "NodesRemadeError", "StartedOverErro
 
 MAX_FRONTEND_KEYS: Final = 256
 """Keys read of a frontend's directory; a multi-queue disk has about 10 a queue."""
-STORE_PAUSE: Final = 0.5
-"""Seconds between attempts while xenstored is away."""
-
 T = TypeVar("T")
 
 CONNECTING: Final = (XenbusState.INITIALISED, XenbusState.CONNECTED)
@@ -215,11 +213,5 @@ class DeviceNodes:
         return connecting and {**now, "state": ""} == {**before, "state": ""}
 
     async def _insist(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Do it, and again while xenstored is away: it may be restarting under us, and all
-        that is done here may be done twice.  The device's I/O goes on meanwhile."""
-        while True:
-            try:
-                return await call()
-            except (XenConnectionError, XenTimeoutError) as error:
-                self._log.warning("XenStore does not answer, trying again: %s", error)
-                await asyncio.sleep(STORE_PAUSE)
+        """All that is done here may be done twice.  The device's I/O goes on meanwhile."""
+        return await insist(call, self._log)

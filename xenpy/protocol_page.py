@@ -131,9 +131,11 @@ def page_of(
         slot_sizes={abi: it.slot_size for abi, it in layouts.items()},
         entries={abi: it.entries(1) for abi, it in layouts.items()},
         frontend_path=f"/local/domain/DOMID/device/{protocol.name}/DEVID",
-        frontend_keys=_frontend_keys(protocol.name),
+        frontend_keys=_frontend_keys(protocol.name, protocol.max_ring_page_order),
         backend_path=f"/local/domain/BACKEND/backend/{protocol.name}/DOMID/DEVID",
-        backend_keys=_backend_keys(protocol.name, features or {}),
+        backend_keys=_backend_keys(
+            protocol.name, {"max-ring-page-order": protocol.max_ring_page_order, **(features or {})}
+        ),
         connecting=_connecting(),
         closing=_closing(),
         backend=_handshake(BACKEND_TABLE, BackendStep),
@@ -172,12 +174,17 @@ def _layout(record: Record, fields: Mapping[str, str]) -> Layout:
     return Layout(record.size, dict(record.offsets), padding)
 
 
-def _frontend_keys(name: str) -> Sequence[Key]:
+def _frontend_keys(name: str, max_ring_page_order: int) -> Sequence[Key]:
+    pages = (
+        Key("ring-page-order", "frontend", f"0 to {max_ring_page_order}: of the ring's pages"),
+        Key("ring-ref0 ...", "frontend", "instead of ring-ref, if ring-page-order is not 0"),
+    )
     return (
         Key("backend", "toolstack", f"/local/domain/BACKEND/backend/{name}/DOMID/DEVID"),
         Key("backend-id", "toolstack", "the backend's domid"),
         Key("state", "toolstack, frontend", "1, then the frontend's state"),
         Key("ring-ref", "frontend", "the grant reference of the ring's page, for writing"),
+        *(pages if max_ring_page_order else ()),
         Key("event-channel", "frontend", "an unbound port for the backend's domain"),
         Key("protocol", "frontend", " or ".join(abi.protocol for abi in CAbi)),
     )

@@ -205,8 +205,9 @@ class RingDevice(Device, Generic[RequestT, ResponseT]):
         self._requests = self._notifications = 0
 
     async def prepare(self) -> Keys:
+        # Also if it is 0: a key that an earlier version has left would promise more.
         order = self._backend.protocol.max_ring_page_order
-        return {**({"max-ring-page-order": order} if order else {}), **self._backend.features}
+        return {"max-ring-page-order": order, **self._backend.features}
 
     async def connect(self, frontend: Mapping[str, str]) -> Keys:
         backend, xen, domid = self._backend, self.context.xen, self.context.domid

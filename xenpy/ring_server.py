@@ -159,7 +159,7 @@ class RingServer(Generic[RequestT, ResponseT]):
             responses = handle(requests)
             if len(responses) != len(requests):
                 raise ValueError(f"{len(responses)} responses to {len(requests)} requests")
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
             for request in requests:
                 self._refuse(request, error)
         else:

@@ -36,7 +36,8 @@ class ConsoleBackend(Device):
         self._hub = Hub()
         self._link: Link | None = None
         self._wakes = 0
-        self._tty: Keys = {}
+        # Of a console without a pty, too, or the guest would say where it is (XSA-57).
+        self._told: dict[str, str] = {"tty": ""}
 
     async def prepare(self) -> Keys:
         if not self._hub.outlets:
@@ -49,11 +50,13 @@ class ConsoleBackend(Device):
 
     def _open(self, keys: Mapping[str, str]) -> None:
         hub, context = self._hub, self.context
+        if "name" in keys:
+            self._told["name"] = keys["name"]
         connection = keys.get("connection", "pty")
         if connection == "pty":
             pty = PtyOutlet(hub)
             hub.outlets.append(pty)
-            self._tty = {"tty": pty.name}
+            self._told["tty"] = pty.name
         elif connection == "socket":
             if not keys.get("path"):
                 raise DeviceError("connection is socket, and path is missing")
@@ -67,8 +70,8 @@ class ConsoleBackend(Device):
             hub.outlets.append(log)
 
     def frontend_keys(self) -> Keys:
-        """Where `xl console -n DEVID` finds it."""
-        return self._tty
+        """Where `xl console -n DEVID` finds it, and what it is called."""
+        return self._told
 
     async def connect(self, frontend: Mapping[str, str]) -> Keys:
         context = self.context

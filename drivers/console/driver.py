@@ -45,13 +45,13 @@ def plan(words: Mapping[str, str], kind: str) -> DevicePlan:
     backend: dict[str, str | int] = {"protocol": "vt100", "connection": connection}
     paths = {"path": path, "log": log}
     backend |= {key: str(Path(text).absolute()) for key, text in paths.items() if text}
-    named = {"name": name} if name else {}
+    backend |= {"name": name} if name else {}
     return DevicePlan(
         frontend_kind=FRONTEND_KIND,
         backend_kind=kind,
         devid=DevId(int(devid)),
-        backend_keys={**backend, **named},
-        frontend_keys={"protocol": "vt100", **named},
+        backend_keys=backend,
+        frontend_keys={"protocol": "vt100"},
     )
 
 

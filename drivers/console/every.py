@@ -5,14 +5,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 
 from xenpy.backend import XenAccess
 from xenpy.devlog import BoundedLog
 from xenpy.drivers.console.hub import Hub
-from xenpy.drivers.console.primary import Primary, exists
+from xenpy.drivers.console.primary import Primary
+from xenpy.drivers.console.primary_nodes import exists
 from xenpy.drivers.console.pty_outlet import PtyOutlet
 from xenpy.drivers.console.settings import LogSettings
 from xenpy.errors import PeerError
+from xenpy.paths import domain_path
+from xenpy.store_insist import insist
 from xenpy.types import DOM0, DomId
 from xenpy.xenstore import Store
 
@@ -52,7 +56,7 @@ class EveryConsole:
                 while True:
                     await self._changed.wait()
                     self._changed.clear()
-                    await self._rescan()
+                    await insist(self._rescan, log)
         finally:
             for domid in list(self._tasks):
                 self._end(domid)
@@ -74,27 +78,42 @@ class EveryConsole:
         found = {DomId(int(name)) for name in names if name.isdigit()} - {DOM0}
         alive = {domid for domid in found if await self._store.is_domain_introduced(domid)}
         for domid in alive - set(self._tasks):
-            self._tasks[domid] = asyncio.create_task(self._serve(domid), name=f"console {domid}")
+            self._tasks[domid] = asyncio.create_task(self._keep(domid), name=f"console {domid}")
         for domid in set(self._tasks) - alive:
             self._end(domid)
 
-    async def _serve(self, domid: DomId) -> None:
-        """One console, as long as its guest lives.  What is wrong with it costs no other."""
-        name = f"console/{domid}/0"
-        said = BoundedLog(log, name)
+    async def _keep(self, domid: DomId) -> None:
+        """One console, as long as its guest lives, over any number of resets of it.  What is
+        wrong with it costs no other."""
+        said = BoundedLog(log, f"console/{domid}/0")
+        try:
+            while True:
+                await insist(lambda: self._store.wait(lambda tx: exists(tx, domid)), said)
+                await insist(lambda: self._serve(domid, said), said)
+        except (PeerError, OSError) as error:
+            said.error("%s", error)
+
+    async def _serve(self, domid: DomId, said: BoundedLog) -> None:
         hub = self.hubs[domid] = Hub()
         try:
-            await self._store.wait(lambda reader: exists(reader, domid))
             pty = PtyOutlet(hub)
             hub.outlets.append(pty)
-            file = self._settings.open(None, name.replace("/", "-"), said)
-            if file is not None:
-                hub.outlets.append(file)
+            await self._open_log(domid, hub, said)
             async with Primary(self._store, domid, hub, pty.name, self._xen) as console:
                 said.info("served on %s", pty.name)
                 await console.ended()
-        except (PeerError, OSError) as error:
-            said.error("%s", error)
         finally:
             hub.close()
             del self.hubs[domid]
+
+    async def _open_log(self, domid: DomId, hub: Hub, said: BoundedLog) -> None:
+        name = await self._store.get(f"{domain_path(domid)}/name", "")
+        if not name or not re.fullmatch(r"[\w.+-]{1,64}", name, re.ASCII):
+            name = str(domid)
+        try:
+            file = self._settings.open(None, f"guest-{name}", said)
+        except OSError as error:
+            # A guest without a console would be ended by libxl; one without a log is not.
+            said.error("%s: %s", error.filename, error.strerror)
+        else:
+            hub.outlets += [file] if file is not None else []

@@ -7,8 +7,10 @@ so on up to `keep`.  So a guest can have (keep + 1) * size bytes of disk, and no
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import stat
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -48,7 +50,7 @@ class LogOutlet(Outlet):
         self._keep = keep
         self._log = log
         self._lost = 0
-        self._fd = self._open()
+        self._fd = self._open(self._path)
         self._length = os.fstat(self._fd).st_size
 
     @property
@@ -69,23 +71,37 @@ class LogOutlet(Outlet):
             self._lost += len(rest)
             self._log.error("%s: %s", self._path, error.strerror)
 
-    def _open(self) -> int:
-        # Not through a link: the directory may be somebody else's.
+    def _open(self, path: Path, more: int = 0) -> int:
+        # Not through a link, and no pipe, whose reader we would wait for: the directory may be
+        # somebody else's.
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
-        return os.open(self._path, flags, MODE)
+        fd = os.open(path, flags | os.O_NONBLOCK | more, MODE)
+        try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise OSError(errno.EINVAL, "it is no file", str(path))
+            os.fchmod(fd, MODE)
+        except OSError:
+            os.close(fd)
+            raise
+        return fd
 
     def _rotate(self) -> None:
-        names = [self._path, *(Path(f"{self._path}.{n + 1}") for n in range(self._keep))]
-        for older, newer in zip(reversed(names), reversed(names[:-1]), strict=False):
-            with suppress(FileNotFoundError):
-                newer.replace(older)
-        if self._keep == 0:
-            with suppress(FileNotFoundError):
-                self._path.unlink()
-        fresh = self._open()
+        # The new one first: if it cannot be had, nothing has been moved.
+        spare = Path(f"{self._path}.new")
+        spare.unlink(missing_ok=True)
+        fresh = self._open(spare, os.O_EXCL)
+        try:
+            names = [self._path, *(Path(f"{self._path}.{n + 1}") for n in range(self._keep))]
+            for older, newer in zip(reversed(names), reversed(names[:-1]), strict=False):
+                with suppress(FileNotFoundError):
+                    newer.replace(older)
+            spare.replace(self._path)
+        except OSError:
+            os.close(fresh)
+            raise
         os.close(self._fd)
         self._fd = fresh
-        self._length = os.fstat(fresh).st_size
+        self._length = 0
 
     def close(self) -> None:
         fd, self._fd = self._fd, -1

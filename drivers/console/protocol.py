@@ -10,6 +10,7 @@ from typing import Final, NamedTuple, Self
 
 from xenpy.memory import Memory
 from xenpy.ring import StreamIn, StreamOut
+from xenpy.shared_byte import SharedByte
 from xenpy.types import GrantRef
 
 __all__ = ["IN_SIZE", "OUT_SIZE", "RESERVED_CONSOLE", "ConsoleRing"]
@@ -20,6 +21,9 @@ IN_CONS: Final = IN_SIZE + OUT_SIZE
 IN_PROD: Final = IN_CONS + 4
 OUT_CONS: Final = IN_CONS + 8
 OUT_PROD: Final = IN_CONS + 12
+CONNECTION: Final = IN_CONS + 16
+CONNECTED: Final = 0
+"""XENCONSOLE_CONNECTED, since Xen 4.21; before, nobody looks there."""
 
 RESERVED_CONSOLE: Final = GrantRef(0)
 """Under which the toolstack grants the page of a guest's first console to domain 0
@@ -40,7 +44,8 @@ class ConsoleRing(NamedTuple):
 
     @classmethod
     def backend(cls, memory: Memory) -> Self:
-        """The end that reads what the guest prints."""
+        """The end that reads what the guest prints.  Says that it is there."""
+        SharedByte(memory, CONNECTION).put(CONNECTED)
         return cls(
             StreamIn(memory, data=IN_SIZE, size=OUT_SIZE, cons=OUT_CONS, prod=OUT_PROD),
             StreamOut(memory, data=0, size=IN_SIZE, prod=IN_PROD, cons=IN_CONS),

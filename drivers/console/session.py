@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from typing import Final
 
 from xenpy.backend import XenAccess
@@ -20,6 +20,7 @@ from xenpy.drivers.console.backlog import Backlog
 from xenpy.drivers.console.hub import Hub
 from xenpy.drivers.console.outlet import Outlet, Typist
 from xenpy.drivers.console.primary import Primary
+from xenpy.drivers.console.pty_outlet import PtyOutlet
 from xenpy.types import DomId
 from xenpy.xenstore import Store
 
@@ -79,6 +80,9 @@ async def primary(
 ) -> AsyncGenerator[Session]:
     """Take over a guest's first console, talk, and hand it back.  For domain 0.
 
+    `xl console` finds it on a pty of ours meanwhile.  What was typed and the guest has not read
+    when this ends is lost, but for what is in the ring.
+
     Raises:
         XenNotFoundError, XenError, PeerError: as `Primary`.
     """
@@ -88,6 +92,8 @@ async def primary(
         return
     hub = Hub()
     session = Session(hub)
-    hub.outlets.append(session)
-    async with Primary(store, DomId(domid), hub, xen=xen):
-        yield session
+    with closing(hub):
+        pty = PtyOutlet(hub)
+        hub.outlets += [session, pty]
+        async with Primary(store, DomId(domid), hub, pty.name, xen):
+            yield session

@@ -45,8 +45,12 @@ class SocketOutlet(Outlet):
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self._socket.setblocking(False)
-            self._socket.bind(str(self.path))
-            self.path.chmod(MODE)
+            # From the first moment on; a chmod afterwards may meet something else by that name.
+            before = os.umask(0o777 & ~MODE)
+            try:
+                self._socket.bind(str(self.path))
+            finally:
+                os.umask(before)
             self._socket.listen(READERS)
         except OSError as error:
             self._socket.close()
@@ -175,8 +179,11 @@ def _clear_way(path: Path) -> None:
     except FileNotFoundError:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
         try:
             probe.connect(str(path))
+        except BlockingIOError:
+            pass
         except ConnectionRefusedError:
             path.unlink()
             return

@@ -291,13 +291,18 @@ def test_a_frontend_that_comes_back(place: Place, tmp_path: Path) -> None:
     run(main)
 
 
-def test_where_xl_console_looks_no_guest_can_write(place: Place) -> None:
-    """XSA-57: it would have domain 0 open any file."""
+@pytest.mark.parametrize("connection", ["pty", "none"])
+def test_where_xl_console_looks_no_guest_can_write(place: Place, connection: str) -> None:
+    """XSA-57: it would have domain 0 open any file.  Also where there is none to look at, and
+    where the guest has written one before."""
 
     async def main() -> None:
-        async with console(place) as made:
-            perms = await made.store.get_perms(f"{made.frontend}/tty")
-            assert str(perms) == f"n{DOM0},r{place.domid}"
+        async with console(place, {"connection": connection, "name": "agent"}) as made:
+            for key in ("tty", "name"):
+                perms = await made.store.get_perms(f"{made.frontend}/{key}")
+                assert str(perms) == f"n{DOM0},r{place.domid}"
+            assert await made.store.read(f"{made.frontend}/name") == "agent"
+            assert bool(await made.path()) is (connection == "pty")
 
     run(main)
 

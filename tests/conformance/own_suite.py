@@ -103,6 +103,8 @@ class Batched(Backend[Request, Response]):
             raise OSError(errno.ENOSPC, "full")
         if any(request.operation == ANOTHER for request in requests):
             return []
+        if any(request.operation == CANCELLED for request in requests):
+            raise asyncio.CancelledError
         return [Response(request.id, len(requests), 0) for request in requests]
 
 
@@ -220,7 +222,8 @@ def test_answers_to_all_that_came_together(pair: Pair) -> None:
             answers = await asyncio.gather(*requests)
             assert [answer.id for answer in answers] == list(range(100))
             assert 1 < max(answer.value for answer in answers) <= Batched.max_inflight
-            for operation, number in ((REFUSE, errno.ENOSPC), (ANOTHER, errno.EIO)):
+            wrong = {REFUSE: errno.ENOSPC, ANOTHER: errno.EIO, CANCELLED: errno.ECANCELED}
+            for operation, number in wrong.items():
                 bad = [link.request(Request(ident, 0, 0, operation)) for ident in range(3)]
                 assert {answer.status for answer in await asyncio.gather(*bad)} == {-number}
 

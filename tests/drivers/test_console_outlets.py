@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 import tempfile
 from pathlib import Path
@@ -109,10 +110,43 @@ def test_a_full_disk_costs_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert (tmp_path / "log").read_bytes() == b"kept"
 
 
-def test_a_log_is_no_link(tmp_path: Path) -> None:
+def test_a_log_is_no_link_and_no_pipe(tmp_path: Path) -> None:
     (tmp_path / "log").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(OSError, match="symbolic link"):
         LogOutlet(tmp_path / "log", LOG)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match=r"no file|No such device"):
+        LogOutlet(tmp_path / "pipe", LOG)
+
+
+def test_a_log_that_was_there_is_root_s_from_now_on(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_bytes(b"")
+    path.chmod(0o644)
+    LogOutlet(path, LOG).close()
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_log_that_cannot_be_put_aside_keeps_what_there_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = LogOutlet(tmp_path / "log", LOG, size=4, keep=2)
+    for word in (b"one.", b"two.", b"tre."):
+        log.put(word)
+
+    def no_more(path: Path, flags: int, mode: int = 0) -> int:
+        raise OSError(24, "Too many open files")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("os.open", no_more)
+        for _ in range(4):
+            log.put(b"lost")
+    assert log.lost == 16
+    kept = [tmp_path / name for name in ("log.2", "log.1", "log")]
+    assert b"".join(path.read_bytes() for path in kept) == b"one.two.tre."
+    log.put(b"for.")
+    log.close()
+    assert b"".join(path.read_bytes() for path in kept) == b"two.tre.for."
 
 
 def test_who_types_too_much_is_paused() -> None:
@@ -199,7 +233,7 @@ def test_words_that_do() -> None:
     assert made.devid == 1
     assert made.backend_keys["connection"] == "socket"
     assert made.backend_keys["path"] == str(Path("relative").absolute())
-    assert made.frontend_keys["name"] == "org.qemu.agent"
+    assert made.backend_keys["name"] == "org.qemu.agent"
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import tty
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -13,7 +15,9 @@ import pytest
 from xenpy.drivers.console import primary as taking
 from xenpy.drivers.console.every import EveryConsole
 from xenpy.drivers.console.hub import Hub
-from xenpy.drivers.console.primary import Primary, console_path, give_back
+from xenpy.drivers.console.link import Link
+from xenpy.drivers.console.primary import Primary, give_back
+from xenpy.drivers.console.primary_nodes import console_path
 from xenpy.drivers.console.protocol import RESERVED_CONSOLE, ConsoleRing
 from xenpy.drivers.console.session import primary
 from xenpy.drivers.console.settings import LogSettings
@@ -37,12 +41,18 @@ class Guest:
         domain = xen.domain(GUEST)
         self._share, self.channels = domain.open_share(), domain.open_evtchn()
         self.pages = self._share.share(DOM0, 1)
+        with self.pages.view() as view:
+            # As libxc makes it since Xen 4.21: XENCONSOLE_DISCONNECTED.
+            view[3088] = 1
         xen.grants.reserve(GUEST, self.pages.refs[0], RESERVED_CONSOLE)
         self.port = self.channels.bind_unbound(DOM0)
         self.ring = ConsoleRing.frontend(self.pages)
 
     async def publish(self) -> None:
-        keys = {"ring-ref": 123456, "type": "xenconsoled", "tty": "", "port": int(self.port)}
+        keys = {
+            "ring-ref": 123456, "type": "xenconsoled", "tty": "", "port": int(self.port),
+            "backend-id": 0,
+        }  # fmt: skip
         for key, value in keys.items():
             await self._store.write(f"{CONSOLE}/{key}", value)
 
@@ -200,6 +210,8 @@ def test_without_xenconsoled() -> None:
     async def main(made: World) -> None:
         async with made.take("/dev/pts/5"):
             assert (await made.keys())["tty"] == "/dev/pts/5"
+            with made.guest.pages.view() as view:
+                assert view[3088] == 0
         keys = await made.keys()
         assert (keys["type"], keys["tty"]) == ("xenconsoled", "")
 
@@ -259,6 +271,7 @@ def test_a_taker_that_was_killed(claimed: bool) -> None:
                 # As a killed one leaves it.
                 await made.store.write(f"{CONSOLE}/xenpy-saved-port", int(made.guest.port))
                 await made.store.write(f"{CONSOLE}/xenpy-saved-tty", THEIR_TTY)
+                await made.store.write(f"{CONSOLE}/xenpy-owner", "dead")
                 await made.store.write(f"{CONSOLE}/port", 0)
                 await until(lambda: not theirs.serves)
                 if claimed:
@@ -268,10 +281,10 @@ def test_a_taker_that_was_killed(claimed: bool) -> None:
                     async with made.take():
                         pass
                 else:
-                    assert await give_back(made.store, GUEST)
+                    assert await give_back(made.store, GUEST, xen=made.dom0)
                 await until(lambda: theirs.serves)
                 assert await made.keys() == before
-            assert not await give_back(made.store, GUEST)
+            assert not await give_back(made.store, GUEST, xen=made.dom0)
 
     run(main)
 
@@ -281,6 +294,107 @@ def test_no_such_guest() -> None:
         with pytest.raises(XenNotFoundError, match="no such guest"):
             async with Primary(made.store, DomId(8), Hub(), xen=made.dom0):
                 pass
+
+    run(main)
+
+
+@pytest.mark.parametrize(("key", "value"), [("type", "ioemu"), ("backend-id", "3")])
+def test_a_console_that_is_not_xenconsoled_s(key: str, value: str) -> None:
+    """A QEMU's, or another domain's: it is left as it is."""
+
+    async def main(made: World) -> None:
+        await made.store.write(f"{CONSOLE}/{key}", value)
+        before = await made.keys()
+        with pytest.raises(XenError, match="its server is"):
+            async with made.take():
+                pass
+        assert await made.keys() == before
+
+    run(main)
+
+
+def test_a_taker_that_lives_keeps_it() -> None:
+    async def main(made: World) -> None:
+        async with made.take() as console:
+            taken = await made.keys()
+            with pytest.raises(XenError, match="alive"):
+                await give_back(made.store, GUEST, xen=made.dom0)
+            assert await made.keys() == taken
+            ended = asyncio.ensure_future(console.ended())
+            await asyncio.sleep(0.01)
+            await made.store.write(f"{CONSOLE}/xenpy-owner", "another")
+            with pytest.raises(XenError, match="another has it"):
+                await ended
+            await made.store.write(f"{CONSOLE}/xenpy-saved-port", "9")
+        # It is another's, who hands it back.
+        assert (await made.keys())["xenpy-saved-port"] == "9"
+
+    run(main)
+
+
+def test_a_guest_that_dies_while_its_console_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of it is written anew."""
+
+    async def main(made: World) -> None:
+        bind = Primary._bind
+
+        def dies(self: Primary, port: Port) -> Link | None:
+            link = bind(self, port)
+            made.fake.tree.rm(CONSOLE)
+            return link
+
+        monkeypatch.setattr(Primary, "_bind", dies)
+        with pytest.raises(XenNotFoundError):
+            async with made.take():
+                pass
+        assert not await made.store.exists(CONSOLE)
+
+    run(main)
+
+
+@pytest.mark.parametrize("turns", range(30))
+def test_whoever_is_cancelled_hands_it_back(turns: int) -> None:
+    """At whatever moment."""
+
+    async def main(made: World) -> None:
+        async with xenconsoled(made) as theirs:
+            before = await made.keys()
+
+            async def take() -> None:
+                async with made.take("/dev/pts/5"):
+                    await asyncio.sleep(60)
+
+            taking = asyncio.ensure_future(take())
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            taking.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await taking
+            await until(lambda: theirs.serves)
+            assert await made.keys() == before
+
+    run(main)
+
+
+def test_a_pty_of_xenconsoled_s_stands_still_meanwhile() -> None:
+    """What is typed there would kill it."""
+
+    async def main(made: World) -> None:
+        master, slave = os.openpty()
+        tty.setraw(slave)
+        os.set_blocking(master, False)
+        os.set_blocking(slave, False)
+        await made.store.write(f"{CONSOLE}/tty", os.ttyname(slave))
+        async with xenconsoled(made):
+            async with made.take():
+                with pytest.raises(BlockingIOError):
+                    os.write(slave, b"deadly")
+                with pytest.raises(BlockingIOError):
+                    os.read(master, 100)
+            os.write(slave, b"harmless")
+            assert os.read(master, 100) == b"harmless"
+        os.close(master)
+        os.close(slave)
 
     run(main)
 
@@ -317,31 +431,33 @@ def test_it_ends_with_the_guest_or_with_its_nonsense() -> None:
     run(main)
 
 
-def test_every_console_has_a_pty_and_a_log(tmp_path: Path) -> None:
+def test_every_console_has_a_pty_and_a_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """That of a guest that was there, and of one that comes; and both are handed back."""
 
     async def main(made: World) -> None:
+        await made.store.write(f"/local/domain/{GUEST}/name", "web")
         every = EveryConsole(made.store, LogSettings(tmp_path), made.dom0)
         serving = asyncio.create_task(every.run())
         made.guest.print(b"booted")
-        log = tmp_path / f"console-{GUEST}-0.log"
+        log = tmp_path / "guest-web.log"
         await until(lambda: log.exists() and log.read_bytes() == b"booted")
         while (await made.keys())["type"] != "xenpy":
             await asyncio.sleep(0.005)
-        tty = (await made.keys())["tty"]
-        assert Path(tty).is_char_device()
+        where = (await made.keys())["tty"]
+        assert Path(where).is_char_device()
         late = DomId(9)
         made.fake.introduce(late)
-        await until(lambda: late in every.hubs)
         # Its nodes come after it, and may never make sense.
         await made.store.write(f"{console_path(late)}/ring-ref", 1)
         await made.store.write(f"{console_path(late)}/type", "xenconsoled")
         await made.store.write(f"{console_path(late)}/port", "none")
-        await until(lambda: late not in every.hubs)
-        assert GUEST in every.hubs
+        await until(lambda: "not a number" in caplog.text)
+        assert list(every.hubs) == [GUEST]
         made.fake.release_domain(GUEST)
         await until(lambda: GUEST not in every.hubs)
-        assert not Path(tty).exists()
+        assert not Path(where).exists()
         serving.cancel()
         with suppress(asyncio.CancelledError):
             await serving

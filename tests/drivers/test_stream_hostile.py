@@ -119,6 +119,19 @@ def test_indices_that_are_out_of_bounds(place: int) -> None:
     asyncio.run(main())
 
 
+def test_the_other_end_is_told_of_each_change() -> None:
+    async def main() -> None:
+        told: list[str] = []
+        with LocalMemory(PAGE_SIZE) as interface, LocalMemory(2 * PAGE_SIZE) as data:
+            front = ByteStream(*FlexRing.frontend(interface, data), lambda: told.append("front"))
+            back = ByteStream(*FlexRing.backend(interface, data), lambda: told.append("back"))
+            await front.write(b"x")
+            assert await back.read() == b"x"
+            assert told == ["front", "back"]
+
+    asyncio.run(main())
+
+
 def test_a_record_that_is_too_long_or_cut_short() -> None:
     async def main(content: bytes, reason: str) -> None:
         with LocalMemory(PAGE_SIZE) as interface, LocalMemory(2 * PAGE_SIZE) as data:

@@ -24,7 +24,7 @@ LAYERS: list[set[str]] = [
     },
     {
         "store_wire", "store_pyxs", "store_writer", "store_connection", "store_nodes",
-        "store_transaction", "store_wait", "store_watch", "xenstore",
+        "store_transaction", "store_wait", "store_watch", "store_insist", "xenstore",
     },
     {"devlog", "runtime", "ports", "byte_stream"},
     {"backend"},

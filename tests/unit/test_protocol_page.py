@@ -161,6 +161,14 @@ def test_the_keys_are_those_that_there_are() -> None:
     assert next(key.value for key in page.backend_keys if key.name == "max-level") == "10"
 
 
+def test_the_keys_of_a_ring_of_several_pages() -> None:
+    large = RingProtocol("lamp", Request, Response, max_ring_page_order=2)
+    page = page_of(large)
+    named = {key.name: key.value for key in (*page.frontend_keys, *page.backend_keys)}
+    assert named["max-ring-page-order"] == "2"
+    assert named["ring-page-order"].startswith("0 to 2")
+
+
 def test_the_widths_have_the_names_of_wire() -> None:
     for name, width in WIDTHS.items():
         assert width_of(width.__metadata__[0]) == (name, int(name[1:]) // 8)

@@ -180,6 +180,19 @@ def stop(process: subprocess.Popen[str]) -> None:
     assert process.wait(PATIENCE) == 0
 
 
+def test_xenconsoled_outlives_what_is_typed_to_its_pty(talker: tuple[str, DomId]) -> None:
+    """By an `xl console` that was there before: it waits."""
+    name, domid = talker
+    with XlConsole(name) as terminal:
+        terminal.type(b"echo before-$((6*7))\n")
+        terminal.until(b"before-42")
+        with taking(domid) as process:
+            terminal.type(b"echo meanwhile-$((6*7))\n")
+            time.sleep(2)
+            stop(process)
+        terminal.until(b"meanwhile-42")
+
+
 def test_a_taker_that_is_killed(talker: tuple[str, DomId]) -> None:
     name, domid = talker
     with taking(domid) as process:
@@ -334,8 +347,8 @@ def no_xenconsoled() -> Iterator[None]:
 def test_every_guest_without_xenconsoled(tmp_path: Path) -> None:
     """xl create waits ten seconds for the pty, and then it would end the guest."""
     words = ["console", "every", f"log-dir={tmp_path}"]
-    with Serving(tmp_path, words, "every guest"), guest("first") as domid:
-        log = tmp_path / f"console-{domid}-0.log"
+    with Serving(tmp_path, words, "every guest"), guest("first"):
+        log = tmp_path / "guest-first.log"
         until(lambda: "guest first is up" in log.read_text(errors="replace"))
         with XlConsole("first") as terminal:
             terminal.type(b"echo typed-$((6*7))\n")

@@ -52,10 +52,11 @@ def add_parser(verbs: Verbs) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    return asyncio.run(take(args))
+    asyncio.run(stopped(take(args)))
+    return 0
 
 
-async def take(args: argparse.Namespace) -> int:
+async def take(args: argparse.Namespace) -> None:
     # Here, since they need the C part, and --help does not.
     from xenpy.drivers.console.hub import Hub
     from xenpy.drivers.console.primary import Primary
@@ -85,6 +86,7 @@ async def take(args: argparse.Namespace) -> int:
             if args.json:
                 print(json.dumps(where))
                 sys.stdout.flush()
-            await stopped(console.ended())
-    log.info("%s: printed %d bytes, typed %d", name, hub.printed, hub.accepted)
-    return 0
+            try:
+                await console.ended()
+            finally:
+                log.info("%s: printed %d bytes, typed %d", name, hub.printed, hub.accepted)
