@@ -1054,14 +1054,15 @@ CONSOLE_FAULTS: Final = (
         "drivers/console/primary.py",
         "        except BaseException:\n            await self._let_go()\n",
         "        except OSError:\n            await self._let_go()\n",
-        f"{PRIMARY}::test_whoever_is_cancelled_hands_it_back[20]",
+        f"{PRIMARY}::test_whoever_is_cancelled_hands_it_back[100]",
         "nobody serves the guest, whose kernel spins once the ring is full",
     ),
     Fault(
         "console: a dead guest's nodes are written anew",
         "drivers/console/primary_nodes.py",
-        "    if nodes.port != port:\n        return False\n    path = console_path(domid)\n",
-        "    path = console_path(domid)\n",
+        "    nodes = await Nodes.read(tx, domid)\n"
+        "    if nodes.port != port:\n        return False\n",
+        "",
         f"{PRIMARY}::test_a_guest_that_dies_while_its_console_is_taken",
         "the next domain of that number finds keys of another",
     ),

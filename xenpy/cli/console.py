@@ -15,8 +15,8 @@ DESCRIPTION = """\
 The first console of a guest, where its kernel's messages and its login are, and which
 xenconsoled serves.  take has it served here, with a log that is bounded and a socket for
 several readers, and hands it back at the end, without losing what the guest prints; `xl
-console` finds it all the while.  every does so for all guests, and needs no xenconsoled.  Further consoles of
-a guest are devices: `xenpy serve console`, `xenpy attach console`.
+console` finds it all the while.  every does so for all guests, and needs no xenconsoled.
+Further consoles of a guest are devices: `xenpy serve console`, `xenpy attach console`.
 """
 EPILOG = """\
 examples:
