@@ -7,11 +7,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import importlib
 import io
 import logging
 import runpy
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -77,10 +78,17 @@ class Machine:
 
 
 @pytest.fixture
-def driver(monkeypatch: pytest.MonkeyPatch) -> Driver:
+def xor(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """xor.py as a module, which its frontend imports."""
     monkeypatch.syspath_prepend(str(HOWTO))
-    backend = runpy.run_path(f"{HOWTO}/xor.py")["Xor"]
-    return driver_of(backend, backend.protocol)
+    sys.modules.pop("xor", None)
+    yield importlib.import_module("xor")
+    sys.modules.pop("xor", None)
+
+
+@pytest.fixture
+def driver(xor: Any) -> Driver:
+    return driver_of(xor.Xor, xor.Xor.protocol)
 
 
 @asynccontextmanager
@@ -109,7 +117,6 @@ async def machine(driver: Driver, backend: DomId) -> AsyncGenerator[Machine]:
 
 def ask() -> str:
     """What ask_xor.py prints, run as a program."""
-    sys.modules.pop("xor", None)
     said = io.StringIO()
     with contextlib.redirect_stdout(said):
         runpy.run_path(f"{HOWTO}/ask_xor.py", run_name="__main__")
@@ -139,9 +146,8 @@ def test_the_two_files_as_they_are(
 
 
 @asynccontextmanager
-async def connected(here: Machine) -> AsyncGenerator[Connection[Any, Any]]:
+async def connected(here: Machine, xor: Any) -> AsyncGenerator[Connection[Any, Any]]:
     """A frontend that has had an answer, and is still there."""
-    xor = sys.modules["xor"]
     async with Store.open(await here.fake.listen(FRONT)) as store:
         link = connect(xor.Xor.protocol, store=store, xen=here.xen.domain(FRONT))
         async with link:
@@ -151,12 +157,12 @@ async def connected(here: Machine) -> AsyncGenerator[Connection[Any, Any]]:
 
 
 def test_a_guest_dies_whose_backend_is_another_guest_s(
-    driver: Driver, caplog: pytest.LogCaptureFixture
+    xor: Any, driver: Driver, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The backend lets go, and who made the device can take it away."""
 
     async def run() -> None:
-        async with machine(driver, BACK) as here, connected(here):
+        async with machine(driver, BACK) as here, connected(here, xor):
             # As libxl does it: the domain, then its nodes.
             here.fake.release_domain(FRONT)
             here.fake.rm(f"/local/domain/{FRONT}")
@@ -173,12 +179,11 @@ def test_a_guest_dies_whose_backend_is_another_guest_s(
     assert not [record for record in caplog.records if record.name == "xenpy.service"]
 
 
-def test_a_backend_s_guest_dies(driver: Driver) -> None:
+def test_a_backend_s_guest_dies(xor: Any, driver: Driver) -> None:
     """The frontend is told, and the half that is left can be taken away, for another device."""
 
     async def run() -> None:
-        xor = sys.modules["xor"]
-        async with machine(driver, BACK) as here, connected(here) as link:
+        async with machine(driver, BACK) as here, connected(here, xor) as link:
             await here.end()
             here.fake.release_domain(BACK)
             here.fake.rm(f"/local/domain/{BACK}")

@@ -847,6 +847,7 @@ STORE_FAULTS: Final = (
 )
 
 OWN = "tests/drivers/test_own_fake.py"
+OWN_GUESTS = "tests/drivers/test_own_guests_fake.py"
 OWN_FAULTS: Final = (
     Fault(
         "own: final check left out",
@@ -923,6 +924,30 @@ OWN_FAULTS: Final = (
         f"{OWN}::test_f1_an_answer_to_nobody_s_question",
         "a backend that has lost count serves on, and the caller waits for ever",
         hangs=30,
+    ),
+    Fault(
+        "own: a driver domain insists on being told who lives",
+        "xenpy/service.py",
+        "            except PermissionError:\n",
+        "            except NotADirectoryError:\n",
+        f"{OWN_GUESTS}::test_the_two_files_as_they_are[another guest]",
+        "XSA-115: a warning at each death of any domain, for ever",
+    ),
+    Fault(
+        "own: half a device cannot be taken away",
+        "xenpy/cli/detach.py",
+        "(await store.exists(ends.backend) or await store.exists(ends.frontend))",
+        "await store.exists(ends.backend)",
+        f"{OWN_GUESTS}::test_a_backend_s_guest_dies",
+        "after the death of a backend's domain its number is taken for good",
+    ),
+    Fault(
+        "own: the end of a record is no padding",
+        "xenpy/protocol_page.py",
+        "    for start, length in [*starts, (record.size, 0)]:\n",
+        "    for start, length in starts:\n",
+        "tests/unit/test_protocol_page.py::test_json_has_all_of_it",
+        "the other half is written from it, and leaves there what was there (XSA-216)",
     ),
 )
 

@@ -19,8 +19,10 @@ from table import FAULTS, ROOT, Fault
 
 pytestmark = pytest.mark.long
 
-NEEDED = ("pyproject.toml", "xenpy", "drivers", "tests")
-LEFT_OUT = shutil.ignore_patterns("__pycache__", ".hypothesis", "vm", "xen", "lint", "faults")
+NEEDED = ("pyproject.toml", "xenpy", "drivers", "docs", "tests")
+LEFT_OUT = shutil.ignore_patterns(
+    "__pycache__", ".hypothesis", "vm", "xen", "lint", "faults", "_build"
+)
 LIMIT = 240.0
 """Seconds for one killer, several times what the slowest needs on a busy machine."""
 AT_A_TIME = 4

@@ -18,10 +18,10 @@ from __future__ import annotations
 import asyncio
 import inspect
 import random
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Final, Generic, TypeAlias, TypeVar, cast
+from typing import Any, Final, Generic, TypeAlias
 
 import pytest
 
@@ -33,6 +33,7 @@ from xenpy.protocol_text import c_header
 from xenpy.ring_backend import Backend, driver_of
 from xenpy.ring_frontend import NOTHING, Connection
 from xenpy.ring_protocol import ID, STATUS, RequestT, ResponseT
+from xenpy.testing.checks import ends, same, same_page, watched_for_bugs, with_values
 from xenpy.testing.world import World, device, fakes, serving, this_xen, why_no_xen
 from xenpy.wire import fields_of
 
@@ -46,7 +47,6 @@ NOT_GRANTED: Final = 2**31
 """A reference beyond every grant table."""
 
 Enter: TypeAlias = Callable[[], AbstractAsyncContextManager[World]]
-RecordT = TypeVar("RecordT", bound=tuple[int, ...])
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class BackendSuite(Generic[RequestT, ResponseT]):
     def test_the_records_are_those_of_the_header(self) -> None:
         """Names, order, widths, signs: a change of any breaks the other half."""
         found = c_header(page_of(self.backend.spoken()))
-        _same(found.strip(), inspect.cleandoc(self.header), "the records")
+        same(found.strip(), inspect.cleandoc(self.header), "the records")
 
     def test_the_backend_publishes_its_features(self, world: Enter) -> None:
         """Those, and none besides."""
@@ -132,7 +132,7 @@ class BackendSuite(Generic[RequestT, ResponseT]):
             others = {key.name for key in page.backend_keys} | {ATTACHED}
             async with self._connect(world) as link:
                 found = {k: v for k, v in link.backend.items() if k in ours or k not in others}
-            _same(found, ours, "the features")
+            same(found, ours, "the features")
 
         self._run(world, main)
 
@@ -163,7 +163,7 @@ class BackendSuite(Generic[RequestT, ResponseT]):
             async with self._connect(world) as link:
                 before = world.mapped()
                 await self._ask_all(link)
-                _same(world.mapped(), before, "pages that are mapped")
+                same(world.mapped(), before, "pages that are mapped")
 
         self._run(world, main)
 
@@ -176,7 +176,7 @@ class BackendSuite(Generic[RequestT, ResponseT]):
             async with self._connect(world) as link:
                 for number, example in enumerate(self._with_pages()):
                     values = {ID: self._highest_id - number, self.reference: NOT_GRANTED}
-                    request = _with(example.request, values)
+                    request = with_values(example.request, values)
                     self._has_failed(request, await link.request(request))
                 await self._ask_first(link)
 
@@ -204,7 +204,7 @@ class BackendSuite(Generic[RequestT, ResponseT]):
                 with link.grant() as page:
                     for number, request in enumerate(self._absurd(page.ref)):
                         values = {ID: self._highest_id - number % (self._highest_id + 1)}
-                        await link.request(_with(request, values))
+                        await link.request(with_values(request, values))
                 await self._ask_first(link)
 
         self._run(world, main)
@@ -274,7 +274,7 @@ class BackendSuite(Generic[RequestT, ResponseT]):
         def make(context: DeviceContext) -> Backend[RequestT, ResponseT]:
             made = self.make(context)
             # Whatever else is raised is logged and answered with EIO, which hides it.
-            setattr(made, "handle", _watched(made.handle, bugs))  # noqa: B010
+            setattr(made, "handle", watched_for_bugs(made.handle, bugs))  # noqa: B010
             return made
 
         driver = driver_of(make, self.backend.spoken())
@@ -315,12 +315,12 @@ class BackendSuite(Generic[RequestT, ResponseT]):
                 page = held.enter_context(link.grant(writable=writable))
                 page[: len(example.page)] = example.page
                 values[self.reference] = page.ref
-            request = _with(example.request, values)
+            request = with_values(example.request, values)
             response = await link.request(request)
-            wanted = _with(example.response, {ID: self._highest_id - number})
-            _same(response, wanted, f"the answer to {request}")
+            wanted = with_values(example.response, {ID: self._highest_id - number})
+            same(response, wanted, f"the answer to {request}")
             if page is not None:
-                _same_page(bytes(page), example.after, f"the page of {request}")
+                same_page(bytes(page), example.after, f"the page of {request}")
 
     async def _ask_in_vain(
         self,
@@ -332,9 +332,9 @@ class BackendSuite(Generic[RequestT, ResponseT]):
         with link.grant(writable=False) as page:
             page[: len(content)] = content
             values = {ID: self._highest_id - number, self.reference: page.ref}
-            request = _with(example.request, values)
+            request = with_values(example.request, values)
             self._has_failed(request, await link.request(request))
-            _same_page(bytes(page), content, f"the page of {request}, which may not be written")
+            same_page(bytes(page), content, f"the page of {request}, which may not be written")
 
     def _has_failed(self, request: RequestT, response: ResponseT) -> None:
         if not self.fails(response):
@@ -353,14 +353,14 @@ class BackendSuite(Generic[RequestT, ResponseT]):
         named = {self.reference: ref} if self.reference in fields else {}
         found: list[RequestT] = []
         for example in self.examples():
-            good = _with(example.request, named)
+            good = with_values(example.request, named)
             for name, (width, size) in fields.items():
-                found += [_with(good, {name: value}) for value in _ends(width, size)]
+                found += [with_values(good, {name: value}) for value in ends(width, size)]
         rng = random.Random(1)
         some = self.examples()[0].request
         for _ in range(RANDOM):
-            values = {name: rng.choice(_ends(*width)) for name, width in fields.items()}
-            found.append(_with(some, values | (named if rng.random() < 0.5 else {})))
+            values = {name: rng.choice(ends(*width)) for name, width in fields.items()}
+            found.append(with_values(some, values | (named if rng.random() < 0.5 else {})))
         return found
 
     @property
@@ -368,60 +368,3 @@ class BackendSuite(Generic[RequestT, ResponseT]):
         """Counted from there, an id that is cut short shows at once."""
         width, size = width_of(fields_of(self.backend.spoken().request)[ID])
         return (1 << (8 * size - (width[0] == "i"))) - 1
-
-
-def _ends(width: str, size: int) -> Sequence[int]:
-    """Numbers at which a field's meaning may change."""
-    bits = 8 * size
-    if width[0] == "i":
-        return [-(1 << (bits - 1)), -1, 0, 1, (1 << (bits - 1)) - 1]
-    return [0, 1, (1 << (bits - 1)) - 1, 1 << (bits - 1), (1 << bits) - 1]
-
-
-def _with(record: RecordT, values: Mapping[str, int]) -> RecordT:
-    """The record with other values, those of fields that it has."""
-    make = cast("Callable[..., RecordT]", type(record))
-    names = fields_of(type(record))
-    return make(*(values.get(name, old) for name, old in zip(names, record, strict=True)))
-
-
-def _watched(
-    handle: Callable[[RequestT], ResponseT | Awaitable[ResponseT]], bugs: list[str]
-) -> Callable[[RequestT], ResponseT | Awaitable[ResponseT]]:
-    """The same handler; what it raises that is no errno is kept."""
-
-    def note(request: RequestT, error: Exception) -> None:
-        if not isinstance(error, OSError | NotImplementedError):
-            bugs.append(f"{request}: {type(error).__name__}: {error}")
-
-    async def finish(request: RequestT, result: Awaitable[ResponseT]) -> ResponseT:
-        try:
-            return await result
-        except Exception as error:
-            note(request, error)
-            raise
-
-    def watched(request: RequestT) -> ResponseT | Awaitable[ResponseT]:
-        try:
-            result = handle(request)
-        except Exception as error:
-            note(request, error)
-            raise
-        return finish(request, result) if isinstance(result, Awaitable) else result
-
-    return watched
-
-
-def _same(found: object, wanted: object, what: str) -> None:
-    # No `assert`: pytest explains those of test modules only.
-    if found != wanted:
-        raise AssertionError(f"{what}:\n{found}\nand not\n{wanted}")
-
-
-def _same_page(found: bytes, begins: bytes, what: str) -> None:
-    wanted = begins.ljust(len(found), b"\0")
-    for place, (one, other) in enumerate(zip(found, wanted, strict=True)):
-        if one != other:
-            near = slice(max(0, place - 8), place + 8)
-            text = f"differs from byte {place} on: {found[near]!r} and not {wanted[near]!r}"
-            raise AssertionError(f"{what} {text}")
