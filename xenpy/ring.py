@@ -333,11 +333,12 @@ class StreamIn(_Stream):
     def readinto(self, buffer: bytearray | memoryview) -> int:
         """As many bytes as there are and as fit into `buffer`; 0 when the ring is empty."""
         self._check()
-        out = ffi.from_buffer("uint8_t[]", buffer, require_writable=True)
-        limit = min(len(out), self.size)
-        return self._bounded(
-            lib.xenpy_stream_read(self._state, self._data, self._ours, self._theirs, out, limit)
-        )
+        with ffi.from_buffer("uint8_t[]", buffer, require_writable=True) as out:
+            limit = min(len(out), self.size)
+            count = lib.xenpy_stream_read(
+                self._state, self._data, self._ours, self._theirs, out, limit
+            )
+        return self._bounded(count)
 
 
 class StreamOut(_Stream):
@@ -374,13 +375,13 @@ class StreamOut(_Stream):
         """Put as much of `content` as fits.  Returns how many bytes; the consumer may want to
         know."""
         self._check()
-        source = ffi.from_buffer("uint8_t[]", content)
-        length = min(len(source), self.size)
-        return self._bounded(
-            lib.xenpy_stream_write(
+        # Released at once: the frames of a PeerError would keep a bytearray from being resized.
+        with ffi.from_buffer("uint8_t[]", content) as source:
+            length = min(len(source), self.size)
+            count = lib.xenpy_stream_write(
                 self._state, self._data, self._ours, self._theirs, source, length
             )
-        )
+        return self._bounded(count)
 
 
 def _split(buffer: CData, count: int, size: int) -> list[bytes]:

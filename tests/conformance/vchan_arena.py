@@ -8,7 +8,8 @@ import os
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
 
 from conformance.block_front import PATIENCE
 from conformance.xen_env import Loopback
@@ -23,6 +24,8 @@ __all__ = ["Arena", "Arenas", "Half", "fake_arena", "loopback_arena"]
 
 PATH = "data/vchan-test"
 GUEST = DomId(1)
+LINUX_LIMIT = 1024
+LIMIT = Path("/sys/module/xen_gntalloc/parameters/limit")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,16 +42,17 @@ class Arena:
     """A server's domain and a client's.
 
     Attributes:
-        destroy_client, destroy_server: what the hypervisor and xenstored do when that domain is
-            destroyed; None where that cannot be.
+        census: what is held, counted.
+        limit: pages that gntalloc gives.
+        destroy: what xenstored does when that domain is destroyed; only a fake domain is.
     """
 
     server: Half
     client: Half
     census: Callable[[], Mapping[str, int]]
+    limit: int
     destroy: Callable[[DomId], None] | None = None
     path: str = PATH
-    links: list[vchan.VchanWriter] = field(default_factory=list[vchan.VchanWriter])
 
     def listen(self, left: int = 0, right: int = 0) -> vchan.Server:
         return vchan.listen(
@@ -85,6 +89,7 @@ async def settled(census: Callable[[], Mapping[str, int]], before: Mapping[str, 
 async def fake_arena(server: DomId = DOM0, client: DomId = GUEST) -> AsyncIterator[Arena]:
     """Over the fakes; a guest's store is not privileged."""
     xen = FakeXen()
+    xen.grants.limit = LINUX_LIMIT
 
     def census() -> Mapping[str, int]:
         return {
@@ -107,7 +112,7 @@ async def fake_arena(server: DomId = DOM0, client: DomId = GUEST) -> AsyncIterat
             # An answer from each: both ends of a connection are this process's.
             assert (await first.domid(), await second.domid()) == (server, client)
             before = census()
-            yield Arena(*halves, census, fake.release_domain)
+            yield Arena(*halves, census, LINUX_LIMIT, fake.release_domain)
             await settled(census, before)
             assert fake.get(f"/local/domain/{server}/{PATH}") is None
     xen.close()
@@ -123,6 +128,6 @@ async def loopback_arena() -> AsyncIterator[Arena]:
             return {**Loopback().census(), "tasks": len(asyncio.all_tasks())}
 
         before = census()
-        yield Arena(*halves, census)
+        yield Arena(*halves, census, int(LIMIT.read_text()))
         await settled(census, before)
         assert not await first.exists(f"/local/domain/0/{PATH}")

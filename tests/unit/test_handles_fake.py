@@ -15,7 +15,7 @@ from conformance.fake_env import FakeEnvironment
 from conformance.handles_env import HandlesEnvironment, in_child
 from conformance.handles_suite import *  # noqa: F403 - the tests themselves
 from xenpy.ctrl import Control
-from xenpy.errors import XenNotFoundError, XenPermissionError
+from xenpy.errors import XenError, XenNotFoundError, XenPermissionError
 from xenpy.evtchn import EventChannels
 from xenpy.gnttab import GNTST_EAGAIN, CopySegment, GrantShare, GrantTable
 from xenpy.handles import Handle, open_error
@@ -121,3 +121,17 @@ def test_memory_of_our_own_goes_on_in_a_child() -> None:
 
         in_child(child)
         assert bytes(memory.view(0, 1)) == b"\0"
+
+
+def test_no_more_is_shared_than_the_fake_is_told_to_allow() -> None:
+    """As tests/xen/test_handles.py, of the kernel."""
+    env = FakeEnvironment()
+    env.xen.grants.limit = 5
+    with env.open_share() as share:
+        share.share(env.back_domid, 4)
+        with pytest.raises(XenError, match="count=2") as caught:
+            share.share(env.back_domid, 2)
+        assert caught.value.errno == errno.ENOSPC
+        share.share(env.back_domid, 1)
+        assert share.held == 5
+    env.xen.close()

@@ -163,6 +163,11 @@ def test_a_stream_s_peer_out_of_bounds_is_refused(
         pipe.writer.write(b"x")
     with pytest.raises(PeerError, match="cons"):
         _ = pipe.writer.unread
+    content = bytearray(b"x")
+    with pytest.raises(PeerError) as caught:
+        pipe.writer.write(content)
+    content += b"resized while the error lives"
+    assert caught.value.__traceback__ is not None
 
 
 @starts

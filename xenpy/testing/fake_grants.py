@@ -60,11 +60,13 @@ class GrantTables:
     Attributes:
         domains: those that exist.
         eagain: copies of these (domid, ref) answer GNTST_eagain so many more times.
+        limit: pages that a domain may share: gntalloc's parameter; None: any number.
     """
 
     pages: MachinePages
     domains: set[int]
     eagain: dict[tuple[int, int], int] = field(default_factory=dict[tuple[int, int], int])
+    limit: int | None = None
 
     def __post_init__(self) -> None:
         self._lock = threading.RLock()
@@ -81,8 +83,14 @@ class GrantTables:
             return sum(entry.mapped for entry in self._entries.values())
 
     def share(self, domid: int, grantee: int, count: int, *, writable: bool) -> Mapped:
-        """gntalloc: allocate, grant and map."""
+        """gntalloc: allocate, grant and map.
+
+        Raises:
+            OSError: ENOSPC, more than the limit.
+        """
         with self._lock:
+            if self.limit is not None and self.granted(domid) + count > self.limit:
+                raise OSError(errno.ENOSPC, "the limit of gntalloc")
             entries: list[_Entry] = []
             for page in self.pages.allocate(count):
                 # The first eight are reserved (grant_table.h).

@@ -265,10 +265,10 @@ class FakeLib:
     ) -> CData:
         try:
             self._check_notify(notify, writable=True)
+            mapped = self._xen.grants.share(self._domid, domid, count, writable=bool(writable))
         except OSError as error:
             ffi.errno = error.errno or errno.EIO
             return ffi.NULL
-        mapped = self._xen.grants.share(self._domid, domid, count, writable=bool(writable))
         for number, entry in enumerate(mapped.entries):
             refs[number] = entry.ref
         return self._keep(device, mapped, notify)
