@@ -47,6 +47,7 @@ class Link:
         self._loop = asyncio.get_running_loop()
         self._gone = False
         self._pending = bytearray()
+        self._dropped = False
         self._telling = False
         self._moved = 0
         self._waiters: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
@@ -89,19 +90,29 @@ class Link:
             PeerError: the peer broke the protocol; everything is closed.
         """
         await self._until(self._is_readable, NOTIFY_WRITE)
-        over = self.at_eof
+        queued = self.queued
         if self.error is not None:
             raise self.error
-        return not over
+        return queued > 0
 
     @property
     def at_eof(self) -> bool:
         """There is nothing to read, and never will be."""
-        return self.closed.is_set() or (self._gone and self._holds(lambda: not self.channel.queued))
+        return self.closed.is_set() or (self._gone and not self.queued)
+
+    @property
+    def queued(self) -> int:
+        """Bytes to be read; 0 if the peer says what cannot be, which closes everything."""
+        if not self.closed.is_set():
+            try:
+                return self.channel.queued
+            except PeerError as error:
+                self.fail(error)
+        return 0
 
     def _is_readable(self) -> bool:
         # In this order: what a peer wrote before it went is found after that was seen.
-        return self._look() or bool(self.channel.queued)
+        return self._look() or self.queued > 0
 
     # Writing
 
@@ -147,19 +158,33 @@ class Link:
         self._refuse_if_over()
 
     async def flushed(self) -> None:
-        """Wait until the peer has read everything that was written.
+        """Wait until the peer has read everything that was written; it may be gone then.
 
         Raises:
             as `drained`.
         """
-        await self.drained()
-        await self._until(lambda: self._look() or not self.channel.unread, NOTIFY_READ)
-        if self._gone and self._holds(lambda: not self.channel.unread) and self.error is None:
-            return
-        self._refuse_if_over()
+        await self._until(self._is_read, NOTIFY_READ)
+        if not self._all_read():
+            self._refuse_if_over()
+
+    def _is_read(self) -> bool:
+        return self._look() or self._all_read()
+
+    def _all_read(self) -> bool:
+        return not (self.closed.is_set() or self._pending or self._dropped or self._unread)
+
+    @property
+    def _unread(self) -> int:
+        """As `queued`, of what the peer has not read."""
+        if not self.closed.is_set():
+            try:
+                return self.channel.unread
+            except PeerError as error:
+                self.fail(error)
+        return 0
 
     def _is_writable(self) -> bool:
-        return self._look() or self.channel.unread < self.channel.out_size
+        return self._look() or self._unread < self.channel.out_size
 
     def _refuse_if_over(self) -> None:
         self._look()
@@ -277,25 +302,16 @@ class Link:
         if self._gone and self._pending:
             # It can go nowhere.
             self._pending.clear()
+            self._dropped = True
             if self.closing:
                 self._finish()
         return self._gone or self.closed.is_set()
 
-    def _holds(self, condition: Callable[[], bool]) -> bool:
-        """Everything that can be waited for holds once the link is closed."""
-        if self.closed.is_set():
-            return True
-        try:
-            return condition()
-        except PeerError as error:
-            self.fail(error)
-            return True
-
     async def _until(self, condition: Callable[[], bool], bit: int) -> None:
         """Return once it holds, or the link is closed; `bit` is what may make it hold."""
-        while not self._holds(condition):
+        while not (self.closed.is_set() or condition()):
             self.channel.want(bit)
-            if self._holds(condition):
+            if condition():
                 return
             self.channel.tell()
             waiter = condition, self._loop.create_future()
@@ -309,7 +325,7 @@ class Link:
         """Let go on whoever has what it waits for.  Returns how many."""
         woken = 0
         for condition, waiter in list(self._waiters):
-            if not waiter.done() and self._holds(condition):
+            if not waiter.done() and (self.closed.is_set() or condition()):
                 waiter.set_result(None)
                 woken += 1
         return woken

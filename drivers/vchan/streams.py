@@ -47,6 +47,11 @@ class VchanReader:
         """Everything was read, and the other side is gone or this one closed."""
         return not self._ahead and self._link.at_eof
 
+    @property
+    def ready(self) -> int:
+        """Bytes that can be read without waiting."""
+        return len(self._ahead) + self._link.queued
+
     async def read(self, n: int = -1) -> bytes:
         """Up to `n` bytes, as soon as there is one; b"" at the end.  -1: all until the end."""
         if n == 0:
@@ -207,7 +212,7 @@ class VchanWriter:
         await self._link.send(data)
 
     async def flush(self) -> None:
-        """Wait until the other side has read everything that was written.
+        """Wait until the other side has read everything that was written; it may be gone then.
 
         Raises:
             as `drain`.

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from xenpy.cli.common import add_common_options, seconds, wrong_usage
+from xenpy.cli.common import add_common_options, seconds, size, wrong_usage
 from xenpy.cli.errors import UsageError
 from xenpy.drivers.block.vdev import parse_vdev
 from xenpy.errors import XenError
@@ -28,7 +28,6 @@ CHUNK: Final = 4 << 20
 """Bytes read or written at a time."""
 KIND: Final = "vbd"
 SYSFS: Final = Path("/sys/bus/xen/devices")
-UNITS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
 def add_disk_options(parser: argparse.ArgumentParser) -> None:
@@ -53,14 +52,6 @@ def add_disk_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     add_common_options(parser)
-
-
-def size(text: str) -> int:
-    """An argument that is a number of bytes: 4096, 4K, 1M, 2G."""
-    found = re.fullmatch(r"([0-9]{1,20})([KMGT]?)", text, re.ASCII)
-    if found is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of bytes; give 4096, 4K, 1M, 2G")
-    return int(found[1]) * UNITS[found[2]]
 
 
 def device_path(device: str, domid: DomId) -> str:

@@ -26,11 +26,14 @@ __all__ = [
     "kind",
     "plan_of",
     "seconds",
+    "size",
     "wrong_usage",
 ]
 
 BUILT_IN: Final = {name: f"xenpy.drivers.{name}.driver" for name in ("block", "console")}
 """So that a checkout that is not installed works as well: it has no entry points."""
+
+UNITS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
 @contextmanager
@@ -129,6 +132,14 @@ def seconds(text: str) -> float:
     if not 0.0 < count < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
     return count
+
+
+def size(text: str) -> int:
+    """An argument that is a number of bytes: 4096, 4K, 1M, 2G."""
+    found = re.fullmatch(r"([0-9]{1,20})([KMGT]?)", text, re.ASCII)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of bytes; give 4096, 4K, 1M, 2G")
+    return int(found[1]) * UNITS[found[2]]
 
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:

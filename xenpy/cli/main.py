@@ -18,7 +18,7 @@ from typing import Final
 
 from xenpy import __version__
 from xenpy.backend import DeviceError
-from xenpy.cli import attach, block, console, detach, new, protocol, run, serve
+from xenpy.cli import attach, block, console, detach, new, protocol, run, serve, vchan
 from xenpy.cli.errors import DriverError, UsageError
 from xenpy.errors import PeerError, XenConnectionError, XenNotFoundError
 from xenpy.service import KindTakenError
@@ -40,6 +40,7 @@ examples:
   xenpy block resize 7 vdev=xvdb                      the image has another size by now
   xenpy detach block 7 vdev=xvdb
   xenpy block read xvdb > image                       in a guest: a disk without the kernel
+  xenpy vchan listen 7 data/log > log                 bytes from another domain
 """
 
 
@@ -53,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"xenpy {__version__}")
     verbs = top.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for verb in (serve, run, new, protocol, attach, detach, block, console):
+    for verb in (serve, run, new, protocol, attach, detach, block, console, vchan):
         verb.add_parser(verbs)
     return top
 
