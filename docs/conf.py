@@ -40,6 +40,7 @@ man_pages = [
     ("man/xenpy-attach.8", "xenpy-attach", "make a device, or take it away", [], 8),
     ("man/xenpy-block.1", "xenpy-block", "use a disk without the kernel, or resize one", [], 1),
     ("man/xenpy-console.8", "xenpy-console", "consoles of guests", [], 8),
+    ("man/xenpy-vchan.1", "xenpy-vchan", "standard input and output to another domain", [], 1),
     ("man/xenpy-block.7", "xenpy-block", "disks for guests", [], 7),
 ]
 
@@ -56,6 +57,7 @@ FROM_ELSEWHERE = {
     "project/changelog": "CHANGELOG.md",
     "project/block": "drivers/block/README.md",
     "project/console": "drivers/console/README.md",
+    "project/vchan": "drivers/vchan/README.md",
 }
 """Pages whose text lies outside this directory, where a forge's visitor looks for it."""
 

@@ -30,6 +30,7 @@ from xenpy.cli import (
     new,
     run,
     serve,
+    vchan,
 )
 from xenpy.cli.block_common import device_path
 from xenpy.cli.common import find_driver, plan_of
@@ -42,8 +43,8 @@ ALL = [fence for page in pages() for fence in fences(page)]
 SPOKEN = {"c", "console", "mermaid", "python", "text", "toml"}
 DIRECTIVES = ("{toctree}", "{literalinclude}")
 UNCHECKED = {
-    "cat", "cd", "cmp", "echo", "head", "kill", "mkdir", "modprobe", "qemu-img", "qemu-nbd", "tar",
-    "truncate", "until", "vagrant", "xl",
+    "!", "cat", "cd", "cmp", "echo", "head", "kill", "mkdir", "modprobe", "qemu-img", "qemu-nbd",
+    "tar", "truncate", "until", "vagrant", "wait", "xl",
 }  # fmt: skip
 """Commands that are not ours; tests/vm, tests/xen and test_store_pages type them in."""
 SETTING_UP = ("python3 -m venv .venv", ".venv/bin/", "sudo apt-get install ")
@@ -125,6 +126,8 @@ def accepted(monkeypatch: pytest.MonkeyPatch) -> Callable[[Sequence[str]], None]
         monkeypatch.setattr(module, "run", lambda _: 0)
     monkeypatch.setattr(serve, "run", options)
     monkeypatch.setattr(run, "run", own)
+    for verb in ("run_listen", "run_connect"):
+        monkeypatch.setattr(vchan, verb, lambda _: 0)
 
     def accept(words: Sequence[str]) -> None:
         match words:
@@ -229,7 +232,7 @@ def test_the_readme_s_example_is_fifteen_lines_at_most() -> None:
     assert (other.text, other.shown) == (example.text, example.shown)
 
 
-@pytest.mark.parametrize("verb", ["serve", "attach", "detach", "block", "console"])
+@pytest.mark.parametrize("verb", ["serve", "attach", "detach", "block", "console", "vchan"])
 def test_xenpy_s_help_teaches_by_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match=r"^0$"):
         main.main([verb, "--help"])

@@ -39,6 +39,8 @@ PAGES = {
     ("console", "take"): "xenpy-console.8",
     ("console", "give-back"): "xenpy-console.8",
     ("console", "every"): "xenpy-console.8",
+    ("vchan", "listen"): "xenpy-vchan.1",
+    ("vchan", "connect"): "xenpy-vchan.1",
 }
 
 

@@ -49,7 +49,8 @@ def nodes(store: StoreThread) -> set[str]:
     "verb",
     [
         [], ["serve"], ["attach"], ["detach"], ["block"], ["block", "info"], ["block", "read"],
-        ["block", "write"], ["block", "bench"], ["block", "resize"],
+        ["block", "write"], ["block", "bench"], ["block", "resize"], ["vchan"],
+        ["vchan", "listen"], ["vchan", "connect"],
     ],
     ids=" ".join,
 )  # fmt: skip
@@ -100,6 +101,11 @@ def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
         ["block", "bench", "xvda", "--op", "trim"],
         ["block", "info", "xvda", "--queues", "two"],
         ["block", "info", "xvda", "--timeout", "0"],
+        ["vchan", "listen", "3"],
+        ["vchan", "listen", "web", "data/x"],
+        ["vchan", "connect", "0", "data/x", "--linger", "long"],
+        ["vchan", "connect", "0", "data/x", "--timeout", "-1"],
+        ["vchan", "connect", "0", "data/x", "--left", "1K"],
     ],
     ids=" ".join,
 )

@@ -7,7 +7,7 @@ import asyncio
 import itertools
 import random
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -40,10 +40,10 @@ def proxy() -> str:
 
 
 @pytest.fixture(scope="module")
-def peer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def peer(tmp_path_factory: pytest.TempPathFactory) -> str:
     source = Path(__file__).with_name("vchan_peer.c")
     program = tmp_path_factory.mktemp("vchan") / "vchan_peer"
-    yield str(compile_c(source, program, "-lxenvchan"))
+    return str(compile_c(source, program, "-lxenvchan"))
 
 
 @asynccontextmanager
@@ -106,11 +106,9 @@ def test_our_server_and_the_stock_client(proxy: str) -> None:
 def test_a_stock_server_keeps_its_channel_for_our_next_client(proxy: str, tmp_path: Path) -> None:
     """The same page and port, three times: `server_persist` of libxenvchan."""
     socket = str(tmp_path / "socket")
-    accepted: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]]
 
     async def body(arena: Arena) -> None:
-        nonlocal accepted
-        accepted = asyncio.Queue()
+        accepted: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = asyncio.Queue()
         local = await asyncio.start_unix_server(lambda *both: accepted.put(both), socket)
         async with local, running(proxy, "--mode=server", "0", arena.where, socket):
             keys = None
