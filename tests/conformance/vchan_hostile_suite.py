@@ -281,11 +281,12 @@ def test_a_client_that_dies(arenas: Arenas) -> None:
             reader, writer = await server.accept()
             writer.write(bytes(5000))
             draining = asyncio.create_task(writer.drain())
+            reading = asyncio.create_task(reader.read())
             await asyncio.sleep(0)
             client.put(1024, b"last words")
             client.set(left_prod=10)
             client.die()
-            assert await reader.read() == b"last words"
+            assert await reading == b"last words"
             with pytest.raises(XenConnectionError) as caught:
                 await draining
             assert caught.value.errno == errno.ECONNRESET

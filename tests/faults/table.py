@@ -1210,10 +1210,108 @@ FRONT_FAULTS: Final = (
     ),
 )
 
+VCHAN = "tests/drivers/test_vchan_fake.py"
+VCHAN_PAGE = "drivers/vchan/protocol.py"
+VCHAN_LINK = "drivers/vchan/link.py"
+VCHAN_NODES = "drivers/vchan/nodes.py"
+UNIT_VCHAN = "tests/drivers/test_vchan_protocol.py"
+
+VCHAN_FAULTS: Final = (
+    Fault(
+        "vchan: an order one too large",
+        VCHAN_PAGE,
+        "            if not MIN_ORDER <= ring.order <= MAX_ORDER:\n",
+        "            if not MIN_ORDER <= ring.order <= MAX_ORDER + 1:\n",
+        f"{VCHAN}::test_orders_out_of_range[21-12]",
+        "libxenvchan's init.c, MAX_RING_SHIFT: a server has us map what it likes",
+    ),
+    Fault(
+        "vchan: both rings in one place",
+        VCHAN_PAGE,
+        "        if self.left == self.right and not self.left.pages:\n",
+        "        if self.left == self.right and self.left.pages == -1:\n",
+        f"{VCHAN}::test_orders_out_of_range[10-10]",
+        "libxenvchan.h, left_order: only one of the two may be 10, or 11",
+    ),
+    Fault(
+        "vchan: the list of grants reaches into a ring",
+        VCHAN_PAGE,
+        "            if not ring.pages and end > ring.offset:\n",
+        "            if not ring.pages and end > ring.offset + ring.size:\n",
+        f"{VCHAN}::test_orders_out_of_range[20-10]",
+        "libxenvchan.h, grants: must not extend into the actual ring",
+    ),
+    Fault(
+        "vchan: right's grants before left's",
+        VCHAN_PAGE,
+        "    return layout, refs[: layout.left.pages], refs[layout.left.pages :]\n",
+        "    return layout, refs[layout.right.pages :], refs[: layout.right.pages]\n",
+        f"{UNIT_VCHAN}::test_any_page_is_refused_or_its_parts_lie_apart",
+        "libxenvchan.h, grants: ordering is left, right",
+    ),
+    Fault(
+        "vchan: a live byte of any value",
+        "drivers/vchan/channel.py",
+        "        if value > (Live.NOT_YET if self.side is SERVER else Live.HERE):\n",
+        "        value = min(value, Live.HERE)\n"
+        "        if value > (Live.NOT_YET if self.side is SERVER else Live.HERE):\n",
+        f"{VCHAN}::test_a_client_s_live_byte_is_junk[3]",
+        "libxenvchan.h, cli_live: 0, 1 or 2",
+    ),
+    Fault(
+        "vchan: the end before the last bytes",
+        VCHAN_LINK,
+        "        queued = self.queued\n",
+        "        queued = 0 if self._gone else self.queued\n",
+        f"{VCHAN}::test_a_client_that_dies",
+        "libxenvchan.h, libxenvchan_close: the other side can still read what is pending",
+    ),
+    Fault(
+        "vchan: every notification counts as work",
+        VCHAN_LINK,
+        "        return found + (self._gone != gone) + (len(self._pending) != pending)\n",
+        "        return 1 + found + (self._gone != gone) + (len(self._pending) != pending)\n",
+        f"{VCHAN}::test_a_storm_of_notifications",
+        "XSA-391: a peer that notifies without end has all of our time",
+    ),
+    Fault(
+        "vchan: a stream that has the loop for itself",
+        VCHAN_LINK,
+        "        if self._moved >= TURN:\n",
+        "        if self._moved >= 1 << 60:\n",
+        f"{VCHAN}::test_others_have_their_turn_while_much_is_moved",
+        "a peer that is always ready has all of our time",
+    ),
+    Fault(
+        "vchan: keys for everybody to read",
+        VCHAN_NODES,
+        'f"n{own},r{client}"',
+        'f"r{own},r{client}"',
+        f"{VCHAN}::test_the_keys_are_the_client_s_to_read_and_go_with_the_server",
+        "libxenvchan's init.c: permissions for domains not listed are none",
+    ),
+    Fault(
+        "vchan: another server's keys removed",
+        VCHAN_NODES,
+        '            if await tx.get(f"{path}/{name}") != str(value):\n',
+        '            if await tx.get(f"{path}/{name}") is None:\n',
+        f"{VCHAN}::test_the_keys_are_the_client_s_to_read_and_go_with_the_server",
+        "a server that ends late takes the one that has followed it out of XenStore",
+    ),
+    Fault(
+        "vchan: all bits of a notify byte taken",
+        "xenpy/shared_byte.py",
+        "~bits & 0xFF",
+        "0",
+        f"{UNIT_RING}::test_bits_of_a_shared_byte",
+        "libxenvchan.h, VCHAN_NOTIFY_READ: who waits for room is told of data only",
+    ),
+)
+
 FAULTS: Final = (
     *RING_FAULTS, *GRANT_FAULTS, *BLOCK_FAULTS, *DISK_FAULTS, *LIFE_FAULTS, *STORE_FAULTS,
     *OWN_FAULTS,
-    *CONSOLE_FAULTS, *STREAM_FAULTS, *FRONT_FAULTS,
+    *CONSOLE_FAULTS, *STREAM_FAULTS, *VCHAN_FAULTS, *FRONT_FAULTS,
 )  # fmt: skip
 
 INTRODUCTION: Final = """\
