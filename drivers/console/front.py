@@ -84,14 +84,12 @@ async def connect(
 ) -> AsyncGenerator[ByteStream]:
     """Connect to a console of this domain that the kernel does not have.
 
-    A backend that starts over ends the stream.
+    A backend that starts over ends the stream.  Raises as `FrontendLife`.
 
     Args:
         devid: which, 1 to 9.
         kind: the directory below `device/`.  Linux takes all that are in `console` for itself.
         domid: whose; None: ours.
-
-    Raises: as `FrontendLife`.
     """
     async with AsyncExitStack() as held:
         if store is None:

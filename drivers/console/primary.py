@@ -49,7 +49,9 @@ class Primary:
             looks now, at a pty of xenconsoled's which stands still meanwhile.
         xen: how handles are opened.
 
-    Raises (on entering):
+    Entering raises what is listed here.
+
+    Raises:
         XenNotFoundError: there is no such guest, or it has no console.
         XenError: EBUSY, whoever serves the console does not let go of it, and it is as it was;
             EOPNOTSUPP, it is not xenconsoled's.
