@@ -92,7 +92,8 @@ class PageMemory(Handle):
         return part if self._writable else part.toreadonly()
 
     def pointer(self, offset: int = 0) -> CData:
-        self._check("pointer")
+        if self._state:
+            self._check("pointer")
         if not 0 <= offset <= self._size:
             raise ValueError(f"{offset} is not within {self._size} bytes")
         return self._address + offset

@@ -274,8 +274,7 @@ class _Stream:
     def _check(self) -> None:
         """Raises StaleHandleError where the pointers are not valid any more."""
         self._memory.pointer()
-        if self._bytes_in is not self._memory:
-            self._bytes_in.pointer()
+        self._bytes_in.pointer()
 
     def _bounded(self, count: int) -> int:
         if count < 0:
@@ -334,9 +333,8 @@ class StreamIn(_Stream):
         """As many bytes as there are and as fit into `buffer`; 0 when the ring is empty."""
         self._check()
         with ffi.from_buffer("uint8_t[]", buffer, require_writable=True) as out:
-            limit = min(len(out), self.size)
             count = lib.xenpy_stream_read(
-                self._state, self._data, self._ours, self._theirs, out, limit
+                self._state, self._data, self._ours, self._theirs, out, len(out)
             )
         return self._bounded(count)
 
@@ -377,9 +375,8 @@ class StreamOut(_Stream):
         self._check()
         # Released at once: the frames of a PeerError would keep a bytearray from being resized.
         with ffi.from_buffer("uint8_t[]", content) as source:
-            length = min(len(source), self.size)
             count = lib.xenpy_stream_write(
-                self._state, self._data, self._ours, self._theirs, source, length
+                self._state, self._data, self._ours, self._theirs, source, len(source)
             )
         return self._bounded(count)
 

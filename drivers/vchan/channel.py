@@ -205,19 +205,25 @@ class Channel:
     def read(self, limit: int) -> bytes:
         """Up to `limit` bytes, at once; b"" when there are none."""
         content = self._in.read(limit)
-        self._changed(NOTIFY_READ, len(content), self._in.size)
+        if content:
+            self._taken(len(content))
         return content
 
     def readinto(self, buffer: bytearray | memoryview) -> int:
         """As many bytes as there are and as fit, at once; 0 when there are none."""
         count = self._in.readinto(buffer)
-        self._changed(NOTIFY_READ, count, self._in.size)
+        if count:
+            self._taken(count)
         return count
 
     def write(self, content: bytes | bytearray | memoryview) -> int:
         """As many bytes as there is room for, at once.  Returns how many."""
         count = self._out.write(content)
-        self._changed(NOTIFY_WRITE, count, self._out.size)
+        if count:
+            self._unsaid |= NOTIFY_WRITE
+            self._unsaid_bytes += count
+            if 2 * self._unsaid_bytes >= self._out.size:
+                self.tell()
         return count
 
     def want(self, bits: int) -> None:
@@ -226,13 +232,12 @@ class Channel:
 
     # What the peer is told, and when.
 
-    def _changed(self, bit: int, count: int, size: int) -> None:
-        """The peer may want to know of these bytes, yet not of each few of them by themselves."""
-        if not count:
-            return
-        self._unsaid |= bit
+    # Half a ring at once, less than that when `tell` is called: not each few bytes by themselves.
+
+    def _taken(self, count: int) -> None:
+        self._unsaid |= NOTIFY_READ
         self._unsaid_bytes += count
-        if 2 * self._unsaid_bytes >= size:
+        if 2 * self._unsaid_bytes >= self._in.size:
             self.tell()
 
     @property
@@ -241,10 +246,7 @@ class Channel:
         return bool(self._unsaid)
 
     def tell(self) -> None:
-        """Notify the peer, if it wants to know of what was read and written since the last call.
-
-        Half a ring is told of at once.
-        """
+        """Notify the peer, if it wants to know of what was read and written since the last call."""
         bits, self._unsaid, self._unsaid_bytes = self._unsaid, 0, 0
         if bits and self._asked.take(bits):
             self._ports.notify(self._port)

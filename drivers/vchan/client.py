@@ -97,4 +97,4 @@ async def _guard(held: AsyncExitStack, store: Store, server: DomId, link: Link) 
     async with held:
         await watch_domain(store, server, link.lost)
         # What is held goes with the link, which cancels this.
-        await link.closed.wait()
+        await asyncio.Event().wait()

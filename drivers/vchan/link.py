@@ -19,7 +19,7 @@ from xenpy.drivers.vchan.channel import Channel
 from xenpy.drivers.vchan.protocol import NOTIFY_READ, NOTIFY_WRITE, Live
 from xenpy.errors import PeerError, xen_error
 
-__all__ = ["Buffer", "Link"]
+__all__ = ["TURN", "Buffer", "Link"]
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
@@ -33,54 +33,61 @@ class Link:
     Attributes:
         channel: the rings.
         error: what broke it, a PeerError; or None.
+        gone: the peer has closed, or died.
         closing: `close` was called; nothing more is taken to be written.
-        closed: set once nothing is held any more.
+        closed: nothing is held any more.
+        moved: bytes since the last `breathe`, which is due from `TURN` on.
         guard: a task that ends when the link is closed, and with it what it holds.
     """
 
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
         self.error: Exception | None = None
+        self.gone = False
         self.closing = False
-        self.closed = asyncio.Event()
+        self.closed = False
+        self.moved = 0
         self.guard: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
-        self._gone = False
+        self._closed = asyncio.Event()
         self._pending = bytearray()
         self._dropped = False
         self._telling = False
-        self._moved = 0
         self._waiters: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
         channel.on_event = self._service
 
     def __repr__(self) -> str:
-        state = "closed" if self.closed.is_set() else "peer gone" if self._gone else "open"
+        state = "closed" if self.closed else "peer gone" if self.gone else "open"
         return f"<Link {state}, {len(self._pending)} bytes to write, {self.channel!r}>"
 
     # Reading
 
     def read(self, limit: int) -> bytes:
         """Up to `limit` bytes, at once; b"" when there are none now: see `readable`."""
-        if self.closed.is_set():
+        if self.closed:
             return b""
         try:
             content = self.channel.read(limit)
         except PeerError as error:
             self.fail(error)
             return b""
-        self._moved_now(len(content))
+        self.moved += len(content)
+        if not self._telling:
+            self._tell_soon()
         return content
 
     def readinto(self, buffer: bytearray | memoryview) -> int:
         """As `read`, into a buffer; returns how many bytes."""
-        if self.closed.is_set():
+        if self.closed:
             return 0
         try:
             count = self.channel.readinto(buffer)
         except PeerError as error:
             self.fail(error)
             return 0
-        self._moved_now(count)
+        self.moved += count
+        if not self._telling:
+            self._tell_soon()
         return count
 
     async def readable(self) -> bool:
@@ -98,17 +105,12 @@ class Link:
     @property
     def at_eof(self) -> bool:
         """There is nothing to read, and never will be."""
-        return self.closed.is_set() or (self._gone and not self.queued)
+        return self.closed or (self.gone and not self.queued)
 
     @property
     def queued(self) -> int:
         """Bytes to be read; 0 if the peer says what cannot be, which closes everything."""
-        if not self.closed.is_set():
-            try:
-                return self.channel.queued
-            except PeerError as error:
-                self.fail(error)
-        return 0
+        return self._counted(lambda: self.channel.queued)
 
     def _is_readable(self) -> bool:
         # In this order: what a peer wrote before it went is found after that was seen.
@@ -116,34 +118,38 @@ class Link:
 
     # Writing
 
+    def put(self, content: Buffer) -> int:
+        """What of it fits into the ring now, behind all that was written before: so many bytes."""
+        if self.closing or self.gone or self._pending or self.closed:
+            return 0
+        return self._into_ring(content)
+
     def write(self, content: Buffer) -> None:
         """Put into the ring what fits, and keep a copy of the rest until there is room.
 
         What can reach nobody any more is dropped; `drained` says so.
         """
         view = memoryview(content).cast("B")
-        put = 0 if self._pending else self._put(view)
-        if put < len(view) and not (self.closing or self._gone or self.closed.is_set()):
+        put = self.put(view)
+        if put < len(view) and not (self.closing or self.gone or self.closed):
             self._pending += view[put:]
             self._push()
 
-    async def send(self, content: Buffer) -> None:
-        """Write all of `content`, and copy it nowhere but into the ring.
+    async def send(self, content: memoryview) -> None:
+        """Write all of these bytes, and copy them nowhere but into the ring.
 
         Raises:
             as `drained`.
         """
         await self.drained()
-        view = memoryview(content).cast("B")
-        while len(view):
+        while len(content):
             if self.closing:
                 raise xen_error(errno.EPIPE, "write", "it is closed")
-            put = self._put(view)
-            view = view[put:]
+            put = self.put(content)
+            content = content[put:]
             if not put:
                 await self._until(self._is_writable, NOTIFY_READ)
-            await self.breathe()
-            self._refuse_if_over()
+            await self.drained()
 
     async def drained(self) -> None:
         """Wait until everything that was written is in the ring.
@@ -154,7 +160,8 @@ class Link:
         """
         if self._pending:
             await self._until(lambda: not self._pending, NOTIFY_READ)
-        await self.breathe()
+        if self.moved >= TURN:
+            await self.breathe()
         self._refuse_if_over()
 
     async def flushed(self) -> None:
@@ -171,35 +178,20 @@ class Link:
         return self._look() or self._all_read()
 
     def _all_read(self) -> bool:
-        return not (self.closed.is_set() or self._pending or self._dropped or self._unread)
-
-    @property
-    def _unread(self) -> int:
-        """As `queued`, of what the peer has not read."""
-        if not self.closed.is_set():
-            try:
-                return self.channel.unread
-            except PeerError as error:
-                self.fail(error)
-        return 0
+        unread = self._counted(lambda: self.channel.unread)
+        return not (self.closed or self._pending or self._dropped or unread)
 
     def _is_writable(self) -> bool:
-        return self._look() or self._unread < self.channel.out_size
+        unread = self._counted(lambda: self.channel.unread)
+        return self._look() or unread < self.channel.out_size
 
     def _refuse_if_over(self) -> None:
-        self._look()
         if self.error is not None:
             raise self.error
-        if self.closed.is_set():
+        if self.closed:
             raise xen_error(errno.EPIPE, "write", "it is closed")
-        if self._gone:
+        if self.gone:
             raise xen_error(errno.ECONNRESET, "write", "the other side is gone")
-
-    def _put(self, content: Buffer) -> int:
-        """What fits into the ring now."""
-        if self.closed.is_set() or self.closing or self._gone:
-            return 0
-        return self._into_ring(content)
 
     def _into_ring(self, content: Buffer) -> int:
         try:
@@ -207,7 +199,9 @@ class Link:
         except PeerError as error:
             self.fail(error)
             return 0
-        self._moved_now(count)
+        self.moved += count
+        if not self._telling:
+            self._tell_soon()
         return count
 
     def _push(self) -> None:
@@ -217,7 +211,7 @@ class Link:
             count = self._into_ring(self._pending)
             if count:
                 del self._pending[:count]
-            elif self.closed.is_set() or asked:
+            elif self.closed or asked:
                 return
             else:
                 self.channel.want(NOTIFY_READ)
@@ -240,15 +234,19 @@ class Link:
 
     def fail(self, error: Exception) -> None:
         """Close now, and tell everybody why."""
-        if not self.closed.is_set():
+        if not self.closed:
             self.error = error
             self._finish()
 
     def lost(self) -> None:
         """The peer's domain is not there any more; what it has written may still be read."""
-        self._gone = True
+        self.gone = True
         self._look()
         self._wake()
+
+    async def ended(self) -> None:
+        """Return when the channel is closed, for whatever reason."""
+        await self._closed.wait()
 
     async def wait_closed(self) -> None:
         """Return when nothing is held.
@@ -256,17 +254,18 @@ class Link:
         Raises:
             PeerError: if that is what ended it.
         """
-        await self.closed.wait()
+        await self._closed.wait()
         if self.guard is not None:
             await asyncio.wait([self.guard])
         if self.error is not None:
             raise self.error
 
     def _finish(self) -> None:
-        if self.closed.is_set():
+        if self.closed:
             return
         self._pending.clear()
-        self.closed.set()
+        self.closed = True
+        self._closed.set()
         self.channel.close()
         if self.guard is not None:
             self.guard.cancel()
@@ -275,41 +274,49 @@ class Link:
     # Waiting, and what the peer says
 
     async def breathe(self) -> None:
-        """Let others run, if much was moved without waiting."""
-        if self._moved >= TURN:
-            self._moved = 0
-            await asyncio.sleep(0)
+        """Let others run."""
+        self.moved = 0
+        await asyncio.sleep(0)
 
     def _service(self) -> int:
         """The peer has notified us.  Returns 0 if for nothing."""
-        gone, pending = self._gone, len(self._pending)
+        gone, pending = self.gone, len(self._pending)
         self._look()
         if self._pending:
             self._push()
         found = self._wake()
-        return found + (self._gone != gone) + (len(self._pending) != pending)
+        return found + (self.gone != gone) + (len(self._pending) != pending)
 
     def _look(self) -> bool:
         """Whether the peer is gone, or the link closed."""
-        if not self._gone and not self.closed.is_set():
+        if not self.gone and not self.closed:
             try:
                 live = self.channel.peer()
                 if live is Live.NOT_YET:
                     raise PeerError("a client that was here says that it has yet to come")
-                self._gone = live is Live.GONE
+                self.gone = live is Live.GONE
             except PeerError as error:
                 self.fail(error)
-        if self._gone and self._pending:
+        if self.gone and self._pending:
             # It can go nowhere.
             self._pending.clear()
             self._dropped = True
             if self.closing:
                 self._finish()
-        return self._gone or self.closed.is_set()
+        return self.gone or self.closed
+
+    def _counted(self, count: Callable[[], int]) -> int:
+        """A number of bytes; 0 once it makes no sense, which closes the link."""
+        if not self.closed:
+            try:
+                return count()
+            except PeerError as error:
+                self.fail(error)
+        return 0
 
     async def _until(self, condition: Callable[[], bool], bit: int) -> None:
         """Return once it holds, or the link is closed; `bit` is what may make it hold."""
-        while not (self.closed.is_set() or condition()):
+        while not (self.closed or condition()):
             self.channel.want(bit)
             if condition():
                 return
@@ -325,18 +332,17 @@ class Link:
         """Let go on whoever has what it waits for.  Returns how many."""
         woken = 0
         for condition, waiter in list(self._waiters):
-            if not waiter.done() and (self.closed.is_set() or condition()):
+            if not waiter.done() and (self.closed or condition()):
                 waiter.set_result(None)
                 woken += 1
         return woken
 
-    def _moved_now(self, count: int) -> None:
-        self._moved += count
-        if not self._telling and self.channel.unsaid:
+    def _tell_soon(self) -> None:
+        if self.channel.unsaid:
             self._telling = True
             self._loop.call_soon(self._tell)
 
     def _tell(self) -> None:
         self._telling = False
-        if not self.closed.is_set():
+        if not self.closed:
             self.channel.tell()

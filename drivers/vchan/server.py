@@ -127,7 +127,7 @@ class Server:
         """
         while True:
             if self._link is not None:
-                await self._link.closed.wait()
+                await self._link.ended()
                 await self._end()
             if self._offer is None:
                 await self._make_offer()

@@ -13,7 +13,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Final, Self
 
-from xenpy.drivers.vchan.link import Buffer, Link
+from xenpy.drivers.vchan.link import TURN, Buffer, Link
 from xenpy.drivers.vchan.protocol import MAX_SIZE
 from xenpy.types import DomId
 
@@ -60,7 +60,8 @@ class VchanReader:
             return b"".join([chunk async for chunk in self._chunks()])
         if self._ahead:
             return self._take(n)
-        await self._link.breathe()
+        if self._link.moved >= TURN:
+            await self._link.breathe()
         while not (content := self._link.read(n)):
             if not await self._more():
                 return b""
@@ -68,13 +69,14 @@ class VchanReader:
 
     async def readinto(self, buffer: bytearray | memoryview) -> int:
         """Fill some of `buffer`, as soon as there is a byte.  Returns how many; 0 at the end."""
-        view = memoryview(buffer).cast("B")
         if self._ahead:
-            content = self._take(len(view))
-            view[: len(content)] = content
+            with memoryview(buffer).cast("B") as view:
+                content = self._take(len(view))
+                view[: len(content)] = content
             return len(content)
-        await self._link.breathe()
-        while not (count := self._link.readinto(view)) and len(view):
+        if self._link.moved >= TURN:
+            await self._link.breathe()
+        while not (count := self._link.readinto(buffer)) and len(buffer):
             if not await self._more():
                 return 0
         return count
@@ -209,7 +211,10 @@ class VchanWriter:
         Raises:
             as `drain`.
         """
-        await self._link.send(data)
+        put = self._link.put(data)
+        size = data.nbytes if isinstance(data, memoryview) else len(data)
+        if not put or put < size or self._link.moved >= TURN:
+            await self._link.send(memoryview(data).cast("B")[put:])
 
     async def flush(self) -> None:
         """Wait until the other side has read everything that was written; it may be gone then.
@@ -224,7 +229,7 @@ class VchanWriter:
         return False
 
     def is_closing(self) -> bool:
-        return self._link.closing or self._link.closed.is_set()
+        return self._link.closing or self._link.closed
 
     def close(self) -> None:
         """Close both directions, once what was written is in the ring.

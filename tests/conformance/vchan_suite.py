@@ -159,6 +159,33 @@ def test_more_than_a_ring_is_read_exactly_and_all_to_the_end(arenas: Arenas) -> 
     on(arenas, body)
 
 
+def test_any_buffer_is_bytes(arenas: Arenas) -> None:
+    async def body(arena: Arena) -> None:
+        content = pattern(4096, 1)
+        words = memoryview(bytearray(content)).cast("I")
+        into = memoryview(bytearray(4096)).cast("Q")
+        async with arena.listen() as server:
+            (here, _), (_, back) = await both(arena, server.accept())
+            sending = asyncio.create_task(back.send(words))
+            assert await here.readexactly(4096) == content
+            await sending
+            back.write(words[:100])
+            assert await here.readinto(into) == 400
+            assert into.cast("B")[:400] == content[:400]
+            back.write(b"ahead")
+            reading = asyncio.create_task(here.readexactly(9))
+            await back.flush()
+            reading.cancel()
+            await asyncio.wait([reading])
+            assert await here.readinto(into) == 5
+            assert into.cast("B")[:5] == b"ahead"
+            assert await here.readinto(bytearray()) == 0
+            await back.send(b"")
+            back.close()
+
+    on(arenas, body)
+
+
 def test_what_is_read_exactly_survives_a_caller_who_gives_up(arenas: Arenas) -> None:
     async def body(arena: Arena) -> None:
         async with arena.listen() as server:

@@ -124,6 +124,6 @@ int64_t xenpy_stream_queued(const struct xenpy_stream *stream, const uint8_t *th
 int64_t xenpy_stream_unread(const struct xenpy_stream *stream, const uint8_t *theirs);
 void xenpy_stream_taken(struct xenpy_stream *stream, uint8_t *ours, uint32_t count);
 int64_t xenpy_stream_read(struct xenpy_stream *stream, const uint8_t *ring, uint8_t *ours,
-                          const uint8_t *theirs, uint8_t *out, uint32_t limit);
+                          const uint8_t *theirs, uint8_t *out, size_t limit);
 int64_t xenpy_stream_write(struct xenpy_stream *stream, uint8_t *ring, uint8_t *ours,
-                           const uint8_t *theirs, const uint8_t *data, uint32_t length);
+                           const uint8_t *theirs, const uint8_t *data, size_t length);

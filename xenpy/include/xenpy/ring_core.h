@@ -294,7 +294,7 @@ static inline void xenpy_stream_taken(struct xenpy_stream *stream, uint8_t *ours
 /* Take up to `limit` bytes.  Returns how many, or -EPROTO if the producer is out of bounds. */
 static inline int64_t xenpy_stream_read(struct xenpy_stream *stream, const uint8_t *ring,
                                         uint8_t *ours, const uint8_t *theirs, uint8_t *out,
-                                        uint32_t limit)
+                                        size_t limit)
 {
     uint32_t queued = xenpy_load_acquire(theirs) - stream->index;
     uint32_t start = stream->index & (stream->size - 1);
@@ -302,7 +302,7 @@ static inline int64_t xenpy_stream_read(struct xenpy_stream *stream, const uint8
 
     if (queued > stream->size)
         return -EPROTO;
-    count = queued < limit ? queued : limit;
+    count = queued < limit ? queued : (uint32_t)limit;
     first = count < stream->size - start ? count : stream->size - start;
     /*
      * Bytes of a stream lie at any address, where xenpy_copy_once is slow, and mean nothing here:
@@ -318,7 +318,7 @@ static inline int64_t xenpy_stream_read(struct xenpy_stream *stream, const uint8
 /* Put up to `length` bytes.  Returns how many fitted, or -EPROTO. */
 static inline int64_t xenpy_stream_write(struct xenpy_stream *stream, uint8_t *ring,
                                          uint8_t *ours, const uint8_t *theirs,
-                                         const uint8_t *data, uint32_t length)
+                                         const uint8_t *data, size_t length)
 {
     uint32_t queued = stream->index - xenpy_load_acquire(theirs);
     uint32_t start = stream->index & (stream->size - 1);
@@ -326,7 +326,7 @@ static inline int64_t xenpy_stream_write(struct xenpy_stream *stream, uint8_t *r
 
     if (queued > stream->size)
         return -EPROTO;
-    count = stream->size - queued < length ? stream->size - queued : length;
+    count = stream->size - queued < length ? stream->size - queued : (uint32_t)length;
     first = count < stream->size - start ? count : stream->size - start;
     memcpy(ring + start, data, first);
     memcpy(ring, data + first, count - first);
