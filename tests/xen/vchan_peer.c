@@ -11,7 +11,8 @@
  *   source BYTES CHUNK    write so many bytes, byte number n being n % 251; then wait until the
  *                         other side closes
  *   sink CHUNK            read until the other side closes; print how many bytes there were, and
- *                         how many were not n % 251
+ *                         how many reads had one that was not n % 251
+ *   drain BYTES CHUNK     read so many bytes, look at none, close
  */
 #include <errno.h>
 #include <stdint.h>
@@ -96,6 +97,18 @@ static void sink(struct libxenvchan *ctrl, char *buffer, size_t chunk)
     free(pattern);
 }
 
+static void drain(struct libxenvchan *ctrl, char *buffer, size_t bytes, size_t chunk)
+{
+    int count;
+
+    while (bytes) {
+        count = libxenvchan_read(ctrl, buffer, chunk);
+        if (count <= 0)
+            die("read");
+        bytes -= count;
+    }
+}
+
 int main(int argc, char **argv)
 {
     struct libxenvchan *ctrl;
@@ -128,6 +141,8 @@ int main(int argc, char **argv)
         echo(ctrl, buffer, chunk);
     else if (!strcmp(argv[work], "source"))
         source(ctrl, number(argv[work + 1]), chunk);
+    else if (!strcmp(argv[work], "drain"))
+        drain(ctrl, buffer, number(argv[work + 1]), chunk);
     else
         sink(ctrl, buffer, chunk);
     libxenvchan_close(ctrl);
