@@ -336,7 +336,7 @@ class StreamIn(_Stream):
             count = lib.xenpy_stream_read(
                 self._state, self._data, self._ours, self._theirs, out, len(out)
             )
-        return self._bounded(count)
+        return count if count >= 0 else self._bounded(count)
 
 
 class StreamOut(_Stream):
@@ -378,7 +378,7 @@ class StreamOut(_Stream):
             count = lib.xenpy_stream_write(
                 self._state, self._data, self._ours, self._theirs, source, len(source)
             )
-        return self._bounded(count)
+        return count if count >= 0 else self._bounded(count)
 
 
 def _split(buffer: CData, count: int, size: int) -> list[bytes]:

@@ -17,7 +17,6 @@ from typing import Final, Protocol
 
 from xenpy.drivers.vchan.protocol import (
     CLIENT,
-    NOTIFY_READ,
     NOTIFY_WRITE,
     SERVER,
     Keys,
@@ -67,6 +66,7 @@ class Channel:
 
     Attributes:
         side, layout: which, and how large the rings are.
+        incoming, outgoing: the ring that we read and the one that we write; closed with this.
         on_event: called when the peer has notified us; returns how much it found to do, and
             must not raise.
     """
@@ -76,8 +76,6 @@ class Channel:
         self.on_event: Callable[[], int] = lambda: 0
         self._ports = ports
         self._held = held
-        self._unsaid = 0
-        self._unsaid_bytes = 0
         self.closed = False
 
     @classmethod
@@ -153,33 +151,21 @@ class Channel:
         if side is CLIENT:
             rings.reverse()
         (read, read_in), (written, written_in) = rings
-        self._in = StreamIn(
+        self.incoming = StreamIn(
             page, data=read.offset, size=read.size, data_in=read_in,
             cons=side.read, prod=side.read + 4,
         )  # fmt: skip
-        self._out = StreamOut(
+        self.outgoing = StreamOut(
             page, data=written.offset, size=written.size, data_in=written_in,
             cons=side.written, prod=side.written + 4,
         )  # fmt: skip
 
     def __repr__(self) -> str:
-        state = "closed" if self.closed else f"{self._in!r}, {self._out!r}"
+        state = "closed" if self.closed else f"{self.incoming!r}, {self.outgoing!r}"
         return f"<Channel {self.side.name} {state}>"
-
-    @property
-    def in_size(self) -> int:
-        """Bytes of the ring that we read."""
-        return self._in.size
-
-    @property
-    def out_size(self) -> int:
-        """Bytes of the ring that we write."""
-        return self._out.size
 
     def _fired(self) -> int:
         return self.on_event()
-
-    # What the peer may have changed.  Each raises PeerError where that makes no sense.
 
     def peer(self) -> Live:
         """Whether the other side is there.
@@ -192,70 +178,19 @@ class Channel:
             raise PeerError(f"the other side says that its live byte is {value}")
         return Live(value)
 
-    @property
-    def queued(self) -> int:
-        """Bytes that there are to read."""
-        return self._in.queued
-
-    @property
-    def unread(self) -> int:
-        """Bytes that we have written and the peer has not read."""
-        return self._out.unread
-
-    def read(self, limit: int) -> bytes:
-        """Up to `limit` bytes, at once; b"" when there are none."""
-        content = self._in.read(limit)
-        if content:
-            self._taken(len(content))
-        return content
-
-    def readinto(self, buffer: bytearray | memoryview) -> int:
-        """As many bytes as there are and as fit, at once; 0 when there are none."""
-        count = self._in.readinto(buffer)
-        if count:
-            self._taken(count)
-        return count
-
-    def write(self, content: bytes | bytearray | memoryview) -> int:
-        """As many bytes as there is room for, at once.  Returns how many."""
-        count = self._out.write(content)
-        if count:
-            self._unsaid |= NOTIFY_WRITE
-            self._unsaid_bytes += count
-            if 2 * self._unsaid_bytes >= self._out.size:
-                self.tell()
-        return count
-
     def want(self, bits: int) -> None:
         """Be told when the peer has done that; what it did before is to be looked for now."""
         self._wanted.add(bits)
 
-    # What the peer is told, and when.
-
-    # Half a ring at once, less than that when `tell` is called: not each few bytes by themselves.
-
-    def _taken(self, count: int) -> None:
-        self._unsaid |= NOTIFY_READ
-        self._unsaid_bytes += count
-        if 2 * self._unsaid_bytes >= self._in.size:
-            self.tell()
-
-    @property
-    def unsaid(self) -> bool:
-        """Whether `tell` has something to say.  Whoever waits for the peer calls it first."""
-        return bool(self._unsaid)
-
-    def tell(self) -> None:
-        """Notify the peer, if it wants to know of what was read and written since the last call."""
-        bits, self._unsaid, self._unsaid_bytes = self._unsaid, 0, 0
-        if bits and self._asked.take(bits):
+    def tell(self, bits: int) -> None:
+        """Notify the peer, if it wants to know that we have done one of these."""
+        if self._asked.take(bits):
             self._ports.notify(self._port)
 
     def close(self) -> None:
         """Tell the peer, which may read on what was written, and give everything back."""
         if self.closed:
             return
-        self.tell()
         self.closed = True
         self._live.put(Live.GONE)
         self._ports.notify(self._port)

@@ -52,6 +52,10 @@ class Link:
         self._closed = asyncio.Event()
         self._pending = bytearray()
         self._dropped = False
+        self._incoming, self._outgoing = channel.incoming, channel.outgoing
+        self._half = min(self._incoming.size, self._outgoing.size) // 2
+        self._done = 0
+        self._done_bytes = 0
         self._telling = False
         self._waiters: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
         channel.on_event = self._service
@@ -67,13 +71,12 @@ class Link:
         if self.closed:
             return b""
         try:
-            content = self.channel.read(limit)
+            content = self._incoming.read(limit)
         except PeerError as error:
             self.fail(error)
             return b""
-        self.moved += len(content)
-        if not self._telling:
-            self._tell_soon()
+        if content:
+            self._did(NOTIFY_READ, len(content))
         return content
 
     def readinto(self, buffer: bytearray | memoryview) -> int:
@@ -81,13 +84,12 @@ class Link:
         if self.closed:
             return 0
         try:
-            count = self.channel.readinto(buffer)
+            count = self._incoming.readinto(buffer)
         except PeerError as error:
             self.fail(error)
             return 0
-        self.moved += count
-        if not self._telling:
-            self._tell_soon()
+        if count:
+            self._did(NOTIFY_READ, count)
         return count
 
     async def readable(self) -> bool:
@@ -110,7 +112,7 @@ class Link:
     @property
     def queued(self) -> int:
         """Bytes to be read; 0 if the peer says what cannot be, which closes everything."""
-        return self._counted(lambda: self.channel.queued)
+        return self._counted(lambda: self._incoming.queued)
 
     def _is_readable(self) -> bool:
         # In this order: what a peer wrote before it went is found after that was seen.
@@ -122,7 +124,14 @@ class Link:
         """What of it fits into the ring now, behind all that was written before: so many bytes."""
         if self.closing or self.gone or self._pending or self.closed:
             return 0
-        return self._into_ring(content)
+        try:
+            count = self._outgoing.write(content)
+        except PeerError as error:
+            self.fail(error)
+            return 0
+        if count:
+            self._did(NOTIFY_WRITE, count)
+        return count
 
     def write(self, content: Buffer) -> None:
         """Put into the ring what fits, and keep a copy of the rest until there is room.
@@ -178,12 +187,12 @@ class Link:
         return self._look() or self._all_read()
 
     def _all_read(self) -> bool:
-        unread = self._counted(lambda: self.channel.unread)
+        unread = self._counted(lambda: self._outgoing.unread)
         return not (self.closed or self._pending or self._dropped or unread)
 
     def _is_writable(self) -> bool:
-        unread = self._counted(lambda: self.channel.unread)
-        return self._look() or unread < self.channel.out_size
+        unread = self._counted(lambda: self._outgoing.unread)
+        return self._look() or unread < self._outgoing.size
 
     def _refuse_if_over(self) -> None:
         if self.error is not None:
@@ -193,25 +202,19 @@ class Link:
         if self.gone:
             raise xen_error(errno.ECONNRESET, "write", "the other side is gone")
 
-    def _into_ring(self, content: Buffer) -> int:
-        try:
-            count = self.channel.write(content)
-        except PeerError as error:
-            self.fail(error)
-            return 0
-        self.moved += count
-        if not self._telling:
-            self._tell_soon()
-        return count
-
     def _push(self) -> None:
         """Move what is pending into the ring; if not all of it fits, be told of room."""
         asked = False
         while self._pending:
-            count = self._into_ring(self._pending)
+            try:
+                count = self._outgoing.write(self._pending)
+            except PeerError as error:
+                self.fail(error)
+                return
             if count:
                 del self._pending[:count]
-            elif self.closed or asked:
+                self._did(NOTIFY_WRITE, count)
+            elif asked:
                 return
             else:
                 self.channel.want(NOTIFY_READ)
@@ -320,7 +323,7 @@ class Link:
             self.channel.want(bit)
             if condition():
                 return
-            self.channel.tell()
+            self._tell()
             waiter = condition, self._loop.create_future()
             self._waiters.append(waiter)
             try:
@@ -337,12 +340,24 @@ class Link:
                 woken += 1
         return woken
 
-    def _tell_soon(self) -> None:
-        if self.channel.unsaid:
+    # What the peer is told, and when
+
+    def _did(self, bit: int, count: int) -> None:
+        """Bytes were read, or written: of half a ring of them the peer is told at once."""
+        self.moved += count
+        self._done |= bit
+        self._done_bytes += count
+        if self._done_bytes >= self._half:
+            self._tell()
+        elif not self._telling:
             self._telling = True
-            self._loop.call_soon(self._tell)
+            self._loop.call_soon(self._turn)
+
+    def _turn(self) -> None:
+        self._telling = False
+        self._tell()
 
     def _tell(self) -> None:
-        self._telling = False
-        if not self.closed:
-            self.channel.tell()
+        bits, self._done, self._done_bytes = self._done, 0, 0
+        if bits and not self.closed:
+            self.channel.tell(bits)

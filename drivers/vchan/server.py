@@ -58,7 +58,7 @@ class _Offer:
         Raises:
             PeerError: the page makes no sense.
         """
-        return self.channel.peer() is Live.HERE or self.channel.queued > 0
+        return self.channel.peer() is Live.HERE or self.channel.incoming.queued > 0
 
 
 class Server:
