@@ -98,6 +98,8 @@ class Channel:
                     for ring in (layout.left, layout.right)
                 )
             except XenError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
                 raise _no_pages(error, layout) from error
             grants = [ref for pages in (left, right) if pages is not None for ref in pages.refs]
             start = layout.pack(grants)
@@ -215,8 +217,6 @@ def _map(table: GrantTable, domid: DomId, refs: list[GrantRef], *, writable: boo
 
 def _no_pages(error: XenError, layout: Layout) -> XenError:
     """The same error, with what an operator can do about it."""
-    if error.errno != errno.ENOSPC:
-        return error
     pages = 1 + layout.nr_grants
     hint = f"the channel needs {pages} pages: raise {LIMIT}, or make its rings smaller"
     return xen_error(errno.ENOSPC, error.operation, hint, **error.arguments)

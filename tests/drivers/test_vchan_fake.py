@@ -39,7 +39,6 @@ def test_a_guest_serves(server: int, client: int) -> None:
 
 def test_a_channel_for_another_domain() -> None:
     async def body(arena: Arena) -> None:
-        arena.client.xen.open_evtchn().close()
         async with arena.listen():
             for name in ("ring-ref", "event-channel"):
                 await arena.server.store.set_perms(f"{arena.where}/{name}", "n0,r7")
@@ -81,7 +80,7 @@ def test_a_destroyed_server_is_seen_though_nobody_notifies() -> None:
 
 
 def test_a_guest_that_cannot_see_domains_die_connects_all_the_same(arenas: Arenas) -> None:
-    """Its store refuses @releaseDomain, or stays silent."""
+    """xenstored refuses to tell it, or tells it nothing."""
 
     async def body(arena: Arena) -> None:
         assert arena.destroy is not None
