@@ -86,9 +86,11 @@ async def settled(census: Callable[[], Mapping[str, int]], before: Mapping[str, 
 
 
 @asynccontextmanager
-async def fake_arena(server: DomId = DOM0, client: DomId = GUEST) -> AsyncIterator[Arena]:
+async def fake_arena(
+    server: DomId = DOM0, client: DomId = GUEST, xen: FakeXen | None = None
+) -> AsyncIterator[Arena]:
     """Over the fakes; a guest's store is not privileged."""
-    xen = FakeXen()
+    xen = xen or FakeXen()
     xen.grants.limit = LINUX_LIMIT
 
     def census() -> Mapping[str, int]:
