@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import struct
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -89,24 +91,27 @@ class _Process:
         ]  # fmt: skip
 
     def serve(self) -> None:
-        with self._connection:
+        # A process that is killed breaks off anywhere.
+        with self._connection, suppress(ConnectionError):
             while request := self._connection.recv(LARGEST):
-                operation, *words = struct.unpack(f"<{len(request) // 8}q", request)
-                fds: list[int] = []
-                try:
-                    answer = [0, *self._calls[operation](*words)]
-                    if operation == self._calls.index(self._open):
-                        fds = [self._devices[answer[1]].fd]
-                except OSError as error:
-                    answer = [error.errno or 5]
-                socket.send_fds(self._connection, [struct.pack(f"<{len(answer)}q", *answer)], fds)
-            # The process is gone: first its memory, then its files.
-            for mapped in self._mapped.values():
-                self._xen.grants.unmap(mapped)
-            for shared in self._shared.values():
-                self._xen.grants.unshare(shared)
-            for device in self._devices.values():
-                device.close()
+                self._answer(*struct.unpack(f"<{len(request) // 8}q", request))
+        # It is gone: first its memory, then its files.
+        for mapped in self._mapped.values():
+            self._xen.grants.unmap(mapped)
+        for shared in self._shared.values():
+            self._xen.grants.unshare(shared)
+        for device in self._devices.values():
+            device.close()
+
+    def _answer(self, operation: int, *words: int) -> None:
+        call, fds = self._calls[operation], []
+        try:
+            answer = [0, *call(*words)]
+            if call == self._open:
+                fds = [self._devices[answer[1]].fd]
+        except OSError as error:
+            answer = [error.errno or errno.EIO]
+        socket.send_fds(self._connection, [struct.pack(f"<{len(answer)}q", *answer)], fds)
 
     def _keep(
         self, where: dict[int, Mapped], mapped: Mapped, offset: int, port: int
