@@ -7,6 +7,8 @@ import pytest
 
 from conformance.own_mutants import *  # noqa: F403 - the tests themselves
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def level() -> str:

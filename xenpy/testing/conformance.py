@@ -25,6 +25,7 @@ from typing import Any, Final, Generic, TypeAlias
 
 import pytest
 
+from xenpy.attach import attach, detach
 from xenpy.backend import DeviceContext, Keys
 from xenpy.errors import PeerError
 from xenpy.lifecycle import ATTACHED
@@ -43,6 +44,8 @@ MANY: Final = 200
 """Requests at a time: more than most rings hold, less than gntalloc gives pages (1024)."""
 RANDOM: Final = 64
 """Requests of numbers drawn at random, with a seed."""
+IN_WORK: Final = 0.05
+"""Seconds after which a request is likely to be in work."""
 NOT_GRANTED: Final = 2**31
 """A reference beyond every grant table."""
 
@@ -251,6 +254,28 @@ class BackendSuite(Generic[RequestT, ResponseT]):
                 await self._ask_all(two)
 
         self._run(world, main, devices=2)
+
+    def test_a_device_that_is_taken_away_by_force(self, world: Enter) -> None:
+        """Its frontend is not asked, as when its domain dies: soon nothing of it is held."""
+
+        async def main(world: World) -> None:
+            before = world.mapped()
+            driver = driver_of(self.make, self.backend.spoken())
+            plan = driver.plan({"devid": "1"}, driver.kind)
+            ends = await attach(world.store, world.domid, plan)
+            async with self._connect(world, 1) as link:
+                # Whether there are answers, and which, is not what is looked at.
+                asking = asyncio.gather(
+                    *(self._ask(link, *example) for example in enumerate(self.examples())),
+                    return_exceptions=True,
+                )
+                # Time to begin with them: one that is quick may be done.
+                await asyncio.sleep(IN_WORK)
+                await detach(world.store, ends, force=True)
+                same(world.mapped(), before, "pages that are mapped")
+                await asking
+
+        self._run(world, main)
 
     # How
 
