@@ -18,7 +18,7 @@ chroot /mnt modprobe -a xen-gntalloc xen-gntdev xen-evtchn
 for program in python3 xenpy; do
     cat > /bin/$program <<WRAPPER
 #!/bin/sh
-export PYTHONPATH=/root/xenpy PYTHONDONTWRITEBYTECODE=1 PATH=/usr/local/bin:/usr/bin:/usr/sbin
+export PYTHONPATH=/root/xenpy PYTHONDONTWRITEBYTECODE=1 PATH=/usr/local/bin:/usr/bin:/usr/sbin:/bin
 exec chroot /mnt sh -c 'cd /root/xenpy && exec "\$0" "\$@"' $program "\$@"
 WRAPPER
     chmod +x /bin/$program
