@@ -57,7 +57,7 @@ def test_xenpy_run_serves_a_file_and_its_frontend_asks(tmp_path: Path) -> None:
     assert said.startswith("nothing:")
 
 
-def tests_of(*words: str | Path, cwd: Path) -> str:
+def said_by_the_tests(*words: str | Path, cwd: Path) -> str:
     """What pytest says of a driver's own tests; they must pass."""
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *words], cwd=cwd,
@@ -69,11 +69,11 @@ def tests_of(*words: str | Path, cwd: Path) -> str:
 
 def test_what_xenpy_new_makes_passes_its_tests(tmp_path: Path) -> None:
     generate("lamp", tmp_path / "lamp")
-    assert "24 passed" in tests_of(cwd=tmp_path / "lamp")
+    assert "24 passed" in said_by_the_tests(cwd=tmp_path / "lamp")
 
 
 def test_the_suite_of_the_documentation(tmp_path: Path) -> None:
-    assert "23 passed" in tests_of(ROOT / "docs/howto/test_xor_suite.py", cwd=tmp_path)
+    assert "23 passed" in said_by_the_tests(ROOT / "docs/howto/test_xor_suite.py", cwd=tmp_path)
 
 
 def test_a_backend_without_the_framework() -> None:
