@@ -18,6 +18,8 @@ __all__ = ["Checkout", "find_root"]
 SIZE_LIMIT = 8 << 20
 _IGNORED = {"__pycache__", ".git", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".hypothesis"}
 _C_NAMES = {"pyproject.toml", "setup.py", "MANIFEST.in"}
+_DRIVERS = ("drivers/", "xenpy/drivers/")
+"""In a checkout, where the second is a link to the first; and in an installed package."""
 
 
 def find_root() -> Path:
@@ -61,7 +63,7 @@ class Checkout:
             for name in self.files
             if name in _C_NAMES
             or name.startswith(("xenpy/_ffi/", "xenpy/include/"))
-            or (name.startswith("drivers/") and name.endswith((".c", ".h")))
+            or (name.startswith(_DRIVERS) and name.endswith((".c", ".h")))
         ]
 
     def c_key(self) -> str:
@@ -71,7 +73,7 @@ class Checkout:
     def pack(self, names: list[str] | None = None) -> bytes:
         """A tar of `names` (default: all), the same bytes for the same content."""
         buffer = io.BytesIO()
-        with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
             for name in self.files if names is None else names:
                 path = self.root / name
                 info = tarfile.TarInfo(name)

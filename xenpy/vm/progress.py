@@ -13,18 +13,24 @@ import time
 from collections.abc import Generator
 from contextlib import contextmanager
 
-__all__ = ["note", "quiet", "step"]
+__all__ = ["note", "quiet", "show_after", "step"]
 
-SHOW_AFTER = 2.0
 REPEAT_EVERY = 15.0
 
 _quiet = False
+_show_after = 2.0
 
 
 def quiet(silent: bool) -> None:
     """Silence progress (not errors), for `--quiet`."""
     global _quiet
     _quiet = silent
+
+
+def show_after(seconds: float) -> None:
+    """How long a step may take before anything is said of it."""
+    global _show_after
+    _show_after = seconds
 
 
 def note(message: str) -> None:
@@ -41,7 +47,7 @@ def step(what: str) -> Generator[None, None, None]:
     shown = threading.Event()
 
     def report() -> None:
-        if done.wait(SHOW_AFTER):
+        if done.wait(_show_after):
             return
         shown.set()
         note(f"{what} ...")

@@ -120,7 +120,7 @@ def holder(cache: Cache, seconds: float) -> subprocess.Popen[str]:
 def test_a_held_lock_is_waited_for(
     cache: Cache, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("xenpy.vm.progress.SHOW_AFTER", 0.1)
+    monkeypatch.setattr("xenpy.vm.progress._show_after", 0.1)
     with holder(cache, 0.7) as process:
         with cache.locked("one", "making it"):
             assert process.poll() is not None or process.wait(5) == 0

@@ -64,6 +64,16 @@ def test_the_package_without_its_source_tree(root: Path) -> None:
     }  # fmt: skip
 
 
+def test_the_key_of_an_installed_package_follows_its_drivers_too(tmp_path: Path) -> None:
+    # There xenpy/drivers is a directory, not a link.
+    engine = tmp_path / "xenpy/drivers/block/engine/ring.h"
+    engine.parent.mkdir(parents=True)
+    engine.write_text("#define X\n")
+    before = Checkout.scan(tmp_path).c_key()
+    engine.write_text("#define Y\n")
+    assert Checkout.scan(tmp_path).c_key() != before
+
+
 def test_the_key_follows_the_c_part_only(root: Path) -> None:
     def key() -> str:
         return Checkout.scan(root).c_key()

@@ -61,7 +61,7 @@ def test_errors_say_one_fact_per_line() -> None:
 
 @pytest.fixture
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress, "SHOW_AFTER", 0.05)
+    monkeypatch.setattr(progress, "_show_after", 0.05)
     monkeypatch.setattr(progress, "REPEAT_EVERY", 0.1)
 
 
