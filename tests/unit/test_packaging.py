@@ -112,6 +112,9 @@ def probe(python: Path, neutral: Path) -> dict[str, str]:
     answer: dict[str, str] = json.loads(succeed(python, "-c", PROBE, cwd=neutral))
     said = succeed(python.with_name("xenpy"), "--version", cwd=neutral)
     assert said == f"xenpy {answer['version']}\n"
+    marks = succeed(python, "-m", "pytest", "--markers", "-p", "xenpy.testing.plugin", cwd=neutral)
+    assert marks.count("@pytest.mark.xen: ") == 1
+    assert "@pytest.mark.xen: " in succeed(python, "-m", "pytest", "--markers", cwd=neutral)
     assert answer["module"] == "xenpy.drivers.block.driver"
     assert answer["name"] == "block"
     return answer

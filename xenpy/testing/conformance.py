@@ -35,7 +35,7 @@ from xenpy.ring_backend import Backend, driver_of
 from xenpy.ring_frontend import NOTHING, Connection
 from xenpy.ring_protocol import ID, STATUS, RequestT, ResponseT
 from xenpy.testing.checks import ends, same, same_page, watched_for_bugs, with_values
-from xenpy.testing.world import World, device, fakes, serving, this_xen, why_no_xen
+from xenpy.testing.world import World, device, fakes, serving, this_xen
 from xenpy.wire import fields_of
 
 __all__ = ["BackendSuite", "Example"]
@@ -110,14 +110,16 @@ class BackendSuite(Generic[RequestT, ResponseT]):
         """Does it say that the request failed?  For a protocol with `failure=`."""
         return dict(zip(fields_of(type(response)), response, strict=True))[STATUS] < 0
 
-    @pytest.fixture(params=["fake", "xen"])
+    @pytest.fixture(
+        params=[
+            pytest.param(fakes, id="fake"),
+            pytest.param(this_xen, id="xen", marks=pytest.mark.xen),
+        ]
+    )
     def world(self, request: pytest.FixtureRequest) -> Enter:
-        """Where a test takes place."""
-        if request.param == "fake":
-            return fakes
-        if reason := why_no_xen():
-            pytest.skip(reason)
-        return this_xen
+        """Where a test takes place: over the fakes, and under `pytest --xen` on a real Xen."""
+        enter: Enter = request.param
+        return enter
 
     # The protocol
 

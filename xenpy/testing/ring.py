@@ -11,9 +11,9 @@ from xenpy.backend import DeviceContext, Keys
 from xenpy.ring_backend import Backend, driver_of
 from xenpy.ring_frontend import NOTHING, Connection
 from xenpy.ring_protocol import RequestT, ResponseT, RingProtocol
-from xenpy.testing.world import World, device, fakes, serving, this_xen, why_no_xen
+from xenpy.testing.world import World, device, fakes, serving, this_xen
 
-__all__ = ["Pair", "both", "loopback", "pair", "why_no_xen"]
+__all__ = ["Pair", "both", "loopback", "pair"]
 
 
 class Pair(Protocol):
@@ -79,7 +79,10 @@ async def loopback(
     *,
     features: Keys = NOTHING,
 ) -> AsyncGenerator[Connection[RequestT, ResponseT]]:
-    """As `both`, in `this_xen`."""
+    """As `both`, in `this_xen`.
+
+    Tests that use it are marked `xen`, for `pytest --xen`; the fixture `ring_pair` has both.
+    """
     async with (
         this_xen() as world,
         pair(world, make or backend, backend.spoken(), features) as connection,

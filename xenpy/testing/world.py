@@ -26,10 +26,9 @@ from xenpy.testing.fake_xenstored import FakeXenstored
 from xenpy.types import DOM0, DomId
 from xenpy.xenstore import Store
 
-__all__ = ["World", "device", "fakes", "serving", "this_xen", "why_no_xen"]
+__all__ = ["World", "device", "fakes", "serving", "this_xen"]
 
 GUEST = DomId(1)
-GNTALLOC = Path("/dev/xen/gntalloc")
 MAPS = Path("/proc/self/maps")
 
 
@@ -124,7 +123,3 @@ async def device(world: World, driver: Driver, devid: int = 0) -> AsyncGenerator
     finally:
         await detach(world.store, ends)
 
-
-def why_no_xen() -> str:
-    """Why `this_xen` cannot be used here, or ""."""
-    return "" if GNTALLOC.exists() else f"no {GNTALLOC}: no Xen here, or xen-gntalloc is not loaded"
