@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Both halves of `template`: over the fakes, and on Xen where there is one."""
+"""Both halves of `template`: over the fakes, and on Xen under `pytest --xen`."""
 
 import asyncio
 import errno
@@ -14,8 +14,8 @@ from xenpy.testing.conformance import BackendSuite, Example
 from xenpy.testing.ring import both
 
 
-# What every backend must do, a dozen tests, each over the fakes and on Xen; below is what it
-# needs to know of this one.
+# What every backend must do, a dozen tests, each over the fakes and, under `pytest --xen`, on a
+# real Xen; below is what it needs to know of this one.
 class TestTemplate(BackendSuite[Request, Response]):
     backend = Template
 

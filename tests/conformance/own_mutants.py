@@ -229,9 +229,10 @@ def _edit(path: Path, edits: Mapping[str, str]) -> None:
 
 def _run(top: Path, wanted: list[str]) -> Mapping[str, str]:
     junit = top / "junit.xml"
+    here = ["--xen-here"] if any("[xen]" in test for test in wanted) else []
     done = subprocess.run(
         [sys.executable, "-B", "-m", "pytest", "-q", "-p", "no:cacheprovider", "--timeout=0",
-         "--tb=native", f"--junitxml={junit}", *wanted],
+         "-p", "xenpy.testing.plugin", "--tb=native", f"--junitxml={junit}", *here, *wanted],
         cwd=top, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
         timeout=LIMIT, check=False,
     )  # fmt: skip

@@ -562,7 +562,9 @@ def test_wrong_usage(project: Project, words: tuple[str, ...], told: str) -> Non
 
 
 def test_what_cannot_be_carried_is_said_before_any_test_runs(project: Project) -> None:
-    project.write(test_a="import pytest\n@pytest.mark.xen\ndef test_one(): ...\ndef test_here(): ...")
+    project.write(
+        test_a="import pytest\n@pytest.mark.xen\ndef test_one(): ...\ndef test_here(): ..."
+    )
     result = project.pytest("--xen", "-o", "xen_carry=cffi")
     assert result.status == 4
     assert "xen_carry: cffi has a compiled part" in result.said

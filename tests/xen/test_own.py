@@ -60,7 +60,11 @@ def test_xenpy_run_serves_a_file_and_its_frontend_asks(tmp_path: Path) -> None:
 def said_by_the_tests(*words: str | Path, cwd: Path) -> str:
     """What pytest says of a driver's own tests; they must pass."""
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *words], cwd=cwd,
+        [
+            sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider",
+            "-p", "xenpy.testing.plugin", "--xen-here", *words,
+        ],
+        cwd=cwd,
         env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr

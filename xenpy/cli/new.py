@@ -30,7 +30,8 @@ It is a copy of drivers/template under another name.
 EPILOG = """\
 examples:
   xenpy new lamp
-  cd lamp && python3 -m pytest -q
+  cd lamp && python3 -m pytest
+  python3 -m pytest --xen
   xenpy run lamp.py
 """
 

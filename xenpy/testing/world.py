@@ -122,4 +122,3 @@ async def device(world: World, driver: Driver, devid: int = 0) -> AsyncGenerator
         yield
     finally:
         await detach(world.store, ends)
-
