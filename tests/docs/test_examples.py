@@ -98,7 +98,7 @@ def test_a_command_is_taken(command: Command, accepted: Callable[[Sequence[str]]
 
 
 @pytest.fixture
-def accepted(monkeypatch: pytest.MonkeyPatch) -> Callable[[Sequence[str]], None]:
+def accepted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[Sequence[str]], None]:
     """Gives a command to the parser that would take it, and sees to its verb not being run."""
 
     def plan(args: argparse.Namespace) -> int:
@@ -136,12 +136,23 @@ def accepted(monkeypatch: pytest.MonkeyPatch) -> Callable[[Sequence[str]], None]
                     accept(inner)
             case ["xenpy", *rest]:
                 assert main.main(rest) == 0
+            case ["pytest", *rest]:
+                taken_by_pytest(rest, tmp_path)
             case ["xenvm-guest", *rest]:
                 guest.parser().parse_args(rest)
             case _:
                 raise AssertionError(f"nobody checks {words}")
 
     return accept
+
+
+def taken_by_pytest(words: Sequence[str], directory: Path) -> None:
+    """Give the options to pytest and our plugin, where there are no tests."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "xenpy.testing.plugin", *words], cwd=directory,
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == lanes.NOTHING_COLLECTED, done.stdout + done.stderr
 
 
 def taken_by_xenvm(words: Sequence[str]) -> list[list[str]]:
@@ -200,6 +211,8 @@ def shell_commands(line: str) -> list[list[str]]:
         "xenpy attach block 7 vdev=xvda target=memory:much",
         "xenpy block read sdz99",
         "xenpy block rread xvdb",
+        "pytest --xen --xen-release sid",
+        "pytest --xem",
         "frobnicate",
     ],
 )
