@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import os
 import subprocess
@@ -11,10 +12,12 @@ import tarfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from xenpy.testing.remote import project as projects
+from xenpy.testing.remote.asking import options_of
 from xenpy.testing.remote.logs import Logs, tail
 from xenpy.testing.remote.order import Event, Order, Section
 from xenpy.testing.remote.project import CARRIED, Project, carried, files_of
@@ -153,6 +156,15 @@ def test_an_order_and_an_event_survive_the_way() -> None:
 def test_a_release_becomes_a_parameter() -> None:
     assert named("t.py::test", "trixie") == "t.py::test[trixie]"
     assert named("t.py::test[1]", "trixie") == "t.py::test[1-trixie]"
+
+
+def test_options_are_passed_that_somebody_gave() -> None:
+    given = argparse.Namespace(
+        lamp=["a", 1], showlocals=True, log_level=None, keyword="x", durations=0, usepdb=True,
+        plugin=object(),
+    )  # fmt: skip
+    config = cast(pytest.Config, argparse.Namespace(option=given))
+    assert options_of(config) == {"lamp": ["a", 1], "showlocals": True}
 
 
 class Scripted:

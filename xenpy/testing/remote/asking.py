@@ -14,7 +14,7 @@ from xenpy.testing.remote.order import Order
 from xenpy.testing.remote.project import Project
 from xenpy.vm.errors import VmError
 
-__all__ = ["order_of", "project_of"]
+__all__ = ["options_of", "order_of", "project_of"]
 
 NOT_PASSED = {
     # which tests run, and when it is enough: decided here
@@ -24,7 +24,8 @@ NOT_PASSED = {
     # files and directories of this machine
     "basetemp", "confcutdir", "inifilename", "log_file", "rootdir", "xmlpath",
     # needs a terminal, or prints to one
-    "debug", "setupshow", "trace", "traceconfig", "usepdb", "usepdb_cls",
+    "debug", "durations", "durations_min", "setupshow", "trace", "traceconfig", "usepdb",
+    "usepdb_cls",
     # read before plugins are configured: these go as words, or not at all
     "assertmode", "capture", "disable_plugin_autoload", "importmode", "noconftest",
     "override_ini", "plugins", "pythonwarnings",
@@ -65,7 +66,7 @@ def order_of(config: pytest.Config, project: Project, items: Sequence[pytest.Ite
         directory=os.fspath(here if here.is_relative_to(project.root) else project.root),
         path=project.module_path,
         arguments=[*_words(config), os.fspath(items[0].path)],
-        options=_options(config),
+        options=options_of(config),
         nodeids=[item.nodeid for item in items],
         live=capture == "no",
     )
@@ -92,8 +93,12 @@ def _words(config: pytest.Config) -> list[str]:
     ]  # fmt: skip
 
 
-def _options(config: pytest.Config) -> dict[str, object]:
-    """The values of options, a plugin's and the project's own too, as far as JSON has them."""
+def options_of(config: pytest.Config) -> dict[str, object]:
+    """The values of options, a plugin's and the project's own too, as far as JSON has them.
+
+    None is what an option is that was not given, and what pytest here makes of that may not be
+    what the older one there does.
+    """
     options: dict[str, object] = vars(config.option)
     return {
         name: value for name, value in options.items()
@@ -104,4 +109,4 @@ def _options(config: pytest.Config) -> dict[str, object]:
 def _is_plain(value: object) -> bool:
     if isinstance(value, list):
         return all(_is_plain(each) for each in cast(list[object], value))
-    return value is None or isinstance(value, (bool, int, float, str))
+    return isinstance(value, (bool, int, float, str))
