@@ -10,7 +10,7 @@ from xenpy.drivers.console.session import primary
 async def main(domid: int) -> None:
     async with primary(domid) as console:
         console.type("exec login\n")
-        await console.until("login:")
+        await console.until("login: ")
         console.type("root\n")
         console.type("id -un; echo d''one\n")
         await console.until("d''one")
