@@ -18,6 +18,7 @@ __all__ = ["Checkout", "find_root"]
 SIZE_LIMIT = 8 << 20
 _IGNORED = {"__pycache__", ".git", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".hypothesis"}
 _C_NAMES = {"pyproject.toml", "setup.py", "MANIFEST.in"}
+_PACKAGE = ("xenpy/", "drivers/")
 _DRIVERS = ("drivers/", "xenpy/drivers/")
 """In a checkout, where the second is a link to the first; and in an installed package."""
 
@@ -55,6 +56,11 @@ class Checkout:
                 else:
                     kept.append(name)
         return cls(root, tuple(kept))
+
+    def package(self) -> Checkout:
+        """The package without the tests and documentation around it, which are half of it."""
+        kept = (name for name in self.files if name in _C_NAMES or name.startswith(_PACKAGE))
+        return Checkout(self.root, tuple(kept))
 
     def c_files(self) -> list[str]:
         """The files that the compiled extensions are made of."""

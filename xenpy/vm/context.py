@@ -37,6 +37,7 @@ class Context:
         name: the instance of `up`.
         patience: seconds without a heartbeat until the watchdog bites.
         save_console: where to keep the console of a machine of our own.
+        package_only: a pristine machine gets xenpy without its tests and documentation.
     """
 
     cache: Cache = field(default_factory=Cache)
@@ -46,6 +47,7 @@ class Context:
     patience: float = DEFAULT_PATIENCE
     save_console: Path | None = None
     cold: bool = False
+    package_only: bool = False
 
     @property
     def release(self) -> Release:
@@ -89,6 +91,8 @@ class Context:
         """A pristine Xen with the checkout in it, and a session in its dom0."""
         found = self.prepare()
         checkout = Checkout.scan()
+        if self.package_only:
+            checkout = checkout.package()
         with scratch_directory(self.cache) as directory:
             vm = Vm(found, self.machine, directory, patience=self.patience)
             try:

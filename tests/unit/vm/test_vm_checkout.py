@@ -55,6 +55,13 @@ def test_a_large_file_is_left_out_aloud(root: Path, capsys: pytest.CaptureFixtur
     assert "not pushed, larger than 8 MiB: large.bin" in capsys.readouterr().err
 
 
+def test_the_package_alone_is_built_alike(root: Path) -> None:
+    whole = Checkout.scan(root)
+    package = whole.package()
+    assert set(whole.files) - set(package.files) == {"tests/test_a.py"}
+    assert package.c_key() == whole.c_key()
+
+
 def test_the_package_without_its_source_tree(root: Path) -> None:
     # As when it is installed: other people's packages lie beside it.
     for name in ("pyproject.toml", ".git"):

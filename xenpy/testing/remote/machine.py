@@ -42,7 +42,7 @@ class NestedXen:
 
     @contextmanager
     def __call__(self, release: str) -> Generator[Dom0, None, None]:
-        context = Context(release_name=release)
+        context = Context(release_name=release, package_only=True)
         if self._icount:
             context.machine = context.machine.with_icount()
         with context.fresh() as (vm, session):
