@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from xenpy.testing.remote.order import Section
+from xenpy.vm import console
 
 __all__ = ["Logs", "tail"]
 
@@ -68,7 +69,8 @@ class Logs:
                 before = self._sizes.get(path, 0)
                 # Shorter than it was: another file has its name now.
                 file.seek(max(before if before <= size else 0, size - LIMIT))
-                return file.read(LIMIT).decode(errors="replace").replace("\r", "")
+                # A guest writes what it likes, and this goes to somebody's terminal.
+                return console.clean(file.read(LIMIT).decode(errors="replace"))
         except OSError:
             return ""
 
@@ -84,5 +86,5 @@ class Logs:
                 break
             if not record:
                 break
-            lines.append(record.partition(";")[2].partition("\n")[0])
+            lines.append(console.clean(record.partition(";")[2].partition("\n")[0]))
         return "\n".join(lines)
