@@ -14,7 +14,7 @@ import pytest
 
 from conformance.vchan_arena import Arena, Arenas
 from conformance.vchan_raw import RawClient, RawServer
-from conformance.vchan_suite import both, on
+from conformance.vchan_suite import SOON, both, on
 from xenpy.drivers.vchan import VchanReader, VchanWriter
 from xenpy.errors import PeerError, XenConnectionError, XenError, XenTimeoutError
 
@@ -94,7 +94,7 @@ def test_keys_that_lead_nowhere(arenas: Arenas, name: str) -> None:
         async with RawServer(arena) as server:
             await server.publish(**{name: 1000})
             with pytest.raises(XenTimeoutError, match="its server is gone"):
-                await arena.connect(timeout=0.1)
+                await arena.connect(timeout=SOON)
 
     on(arenas, body)
 
@@ -122,7 +122,7 @@ def test_a_server_that_says_that_it_is_gone_is_tried_again(arenas: Arenas) -> No
         async with RawServer(arena) as server:
             server.set(srv_live=0)
             with pytest.raises(XenTimeoutError, match="closed"):
-                await arena.connect(timeout=0.1)
+                await arena.connect(timeout=SOON)
             connecting = asyncio.create_task(arena.connect())
             await asyncio.sleep(0.05)
             server.set(srv_live=1)

@@ -21,6 +21,9 @@ from xenpy.errors import XenConnectionError, XenTimeoutError
 
 Pair = tuple[VchanReader, VchanWriter]
 ORDERS = [(10, 11), (11, 10), *((order, order) for order in range(12, 21))]
+SOON = 2.0
+"""Seconds until a connection that cannot be made is given up: tried at least once by then, on a
+machine that is emulated and busy."""
 MIXED = [(11, 20), (20, 11), (12, 17), (20, 12)]
 
 
@@ -300,7 +303,7 @@ def test_a_client_waits_for_its_turn(arenas: Arenas) -> None:
         async with arena.listen() as server:
             (_, out), (_, back) = await both(arena, server.accept())
             with pytest.raises(XenTimeoutError, match="has another client"):
-                await arena.connect(timeout=0.2)
+                await arena.connect(timeout=SOON)
             waiting = asyncio.create_task(arena.connect())
             await asyncio.sleep(0.05)
             assert not waiting.done()
@@ -318,7 +321,7 @@ def test_a_client_waits_for_its_turn(arenas: Arenas) -> None:
 def test_a_client_waits_for_a_server_but_not_for_ever(arenas: Arenas) -> None:
     async def body(arena: Arena) -> None:
         with pytest.raises(XenTimeoutError, match="no server has published it") as caught:
-            await arena.connect(timeout=0.2)
+            await arena.connect(timeout=SOON)
         assert arena.where in str(caught.value)
         waiting = asyncio.create_task(arena.connect())
         await asyncio.sleep(0.05)
@@ -345,7 +348,7 @@ def test_keys_of_a_server_that_is_gone_are_passed_over(arenas: Arenas) -> None:
                 f"{arena.where}/{name}", f"n{arena.server.domid},r{arena.client.domid}"
             )
         with pytest.raises(XenTimeoutError, match="its server is gone"):
-            await arena.connect(timeout=0.2)
+            await arena.connect(timeout=SOON)
         waiting = asyncio.create_task(arena.connect())
         await asyncio.sleep(0.05)
         async with arena.listen() as server:
