@@ -23,7 +23,7 @@ from conftest import ROOT, is_alive, qemu_of, wait_until
 from xenpy.cli.new import generate
 
 LIMIT = 1500
-pytestmark = pytest.mark.timeout(1600)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1600)]
 
 PYPROJECT = """\
 [project]
@@ -165,7 +165,6 @@ def project(tmp_path: Path) -> Path:
     return root
 
 
-@pytest.mark.slow
 def test_a_project_of_somebody_s(project: Path) -> None:
     (project / "test_lamp.py").write_text(ON_XEN)
     (project / "test_pristine.py").write_text(PRISTINE)
@@ -194,7 +193,6 @@ def test_a_project_of_somebody_s(project: Path) -> None:
         assert words in found[1], said
 
 
-@pytest.mark.slow
 def test_a_machine_that_dies_costs_one_test(project: Path) -> None:
     (project / "test_dies.py").write_text(
         "import pytest, time\n"
@@ -216,7 +214,6 @@ def test_a_machine_that_dies_costs_one_test(project: Path) -> None:
     assert "sysrq triggered crash" in said
 
 
-@pytest.mark.slow
 def test_the_example_of_the_documentation_on_both_releases(tmp_path: Path) -> None:
     # As pip installs it: no checkout around it, and xenpy/drivers is no link.
     site = tmp_path / "site-packages"
@@ -232,7 +229,6 @@ def test_the_example_of_the_documentation_on_both_releases(tmp_path: Path) -> No
     assert "test_on_xen::test_it_doubles[xen-21-bookworm]" in outcomes
 
 
-@pytest.mark.slow
 def test_what_xenpy_new_makes(tmp_path: Path) -> None:
     generate("lamp", tmp_path / "lamp")
     status, said, outcomes = run(tmp_path / "lamp")
@@ -240,7 +236,6 @@ def test_what_xenpy_new_makes(tmp_path: Path) -> None:
     assert list(outcomes.values()) == ["passed"] * 6
 
 
-@pytest.mark.slow
 def test_ctrl_c_ends_the_machine(project: Path) -> None:
     (project / "test_sleeps.py").write_text(
         "import pytest, time\n"
@@ -262,7 +257,6 @@ def test_ctrl_c_ends_the_machine(project: Path) -> None:
         wait_until(lambda: not is_alive(qemu))
 
 
-@pytest.mark.long
 def test_a_module_costs_some_seconds(project: Path) -> None:
     """Beside its tests: what a user waits for after each edit."""
 

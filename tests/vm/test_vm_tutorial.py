@@ -17,6 +17,8 @@ from fences import ROOT, Command, agrees, commands, fences
 TUTORIAL = sorted(path.relative_to(ROOT) for path in ROOT.glob("docs/tutorial/*.md"))
 UNNAMED = {"demo"}
 """Verbs that make a machine of their own."""
+LONG = {"own-driver.md"}
+"""Pages that make several guests with Python in them."""
 ON_THE_HOST = {"python3", "xenpy"}
 """Programs that tests/docs/test_examples.py runs, or whose arguments it has parsed."""
 
@@ -36,7 +38,14 @@ def name(xenvm: Xenvm) -> Iterator[str]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("page", [page for page in TUTORIAL if commands_of(page)], ids=str)
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, id=str(page), marks=[pytest.mark.long] if page.name in LONG else [])
+        for page in TUTORIAL
+        if commands_of(page)
+    ],
+)
 def test_the_tutorial(xenvm: Xenvm, name: str, page: Path) -> None:
     for command in commands_of(page):
         program, verb, *words = shlex.split(command.text)

@@ -26,6 +26,8 @@ from xenpy.drivers.console.session import primary
 from xenpy.types import DomId
 from xenpy.vm import disk
 
+pytestmark = pytest.mark.long
+
 LOGS = Path("/var/log/xen/console")
 NO_PASSWORD = b"sed -i 's|^root:x:|root::|' /etc/passwd; echo is s''et\n"
 """Or login would ask for one, which root does not have."""

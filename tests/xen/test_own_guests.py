@@ -18,7 +18,7 @@ from conformance.guests import inside
 from fences import ROOT
 from xenpy.vm import disk
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
 XOR = "docs/howto/xor.py"
 ASK = "python3 docs/howto/ask_xor.py"

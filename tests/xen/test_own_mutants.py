@@ -10,7 +10,7 @@ from conformance.xen_env import nothing_left_in_the_hypervisor
 
 __all__ = ["nothing_left_in_the_hypervisor"]
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture(scope="module")
