@@ -76,7 +76,9 @@ def test_a_list_of_grants_that_names_one_page_for_all(arenas: Arenas) -> None:
 
 
 @pytest.mark.parametrize("name", ["ring-ref", "event-channel"])
-@pytest.mark.parametrize("value", ["", "0", "-1", "x", "1 ", "4294967296", "9" * 1000])
+@pytest.mark.parametrize(
+    "value", ["", "0", "-1", "x", "1 ", "4294967296", pytest.param("9" * 1000, id="9...")]
+)
 def test_keys_that_are_no_numbers(arenas: Arenas, name: str, value: str) -> None:
     async def body(arena: Arena) -> None:
         async with RawServer(arena) as server:
