@@ -6,7 +6,7 @@
     bookworm
     oxenstored tests/xen as far as marked `oxenstored_too`, under the other xenstored
     vm         tests/vm: the harness itself, from outside
-    bench      the gates of `xenvm bench block` and `streams`, under --all
+    bench      the gates of `xenvm bench block`, under --all
 
 Results come back as JUnit files, never from what was printed; --junit keeps them.
 """
@@ -47,7 +47,7 @@ Run the tests; installs, builds and boots whatever they need.
              without those marked `slow` or `long`
   (default)  what CI runs: everything but `long`, on every release
   --all      everything, what is marked `long` on one release only; and, if no words narrow
-             it, the gates of `xenvm bench`
+             it, the gates of `xenvm bench block`
 
 Words that are no options of xenvm go to pytest: paths choose which tests run and so where,
 -k, -x, -v and the like go everywhere; -m narrows the choice that was made above.  It ends
@@ -344,19 +344,17 @@ class Runner:
         )
 
     def gates(self) -> Counts:
-        """Run the benchmarks; a gate is a test."""
-        total = Counts()
+        """Run the benchmark of block devices; a gate is a test."""
         context = replace(self.context, machine=bench.machine(self.context.machine).with_icount())
-        for name, benchmark in bench.BENCHMARKS.items():
-            with progress.step(f"bench: {name}, beside its rivals"):
-                results = bench.measure(context, benchmark, benchmark.cells, BENCH_ROUNDS)
-            with self._print_lock:
-                print("".join(f"bench: {line}\n" for line in text(results).splitlines()), end="")
-            gated = [one for one in results if one.gate is not None]
-            bad = missed(gated)
-            notes = [f"bench {name}: gates missed: {', '.join(bad)}"] if bad else []
-            total.add(Counts(passed=len(gated) - len(bad), failed=len(bad), notes=notes))
-        return total
+        benchmark = bench.BENCHMARKS["block"]
+        with progress.step("bench: the block backend beside its rivals"):
+            results = bench.measure(context, benchmark, benchmark.cells, BENCH_ROUNDS)
+        with self._print_lock:
+            print("".join(f"bench: {line}\n" for line in text(results).splitlines()), end="")
+        gated = [one for one in results if one.gate is not None]
+        bad = missed(gated)
+        notes = [f"bench: gates missed: {', '.join(bad)}"] if bad else []
+        return Counts(passed=len(gated) - len(bad), failed=len(bad), notes=notes)
 
     def _counted(self, lane: str, code: int, junit: str, *, may_be_empty: bool = False) -> Counts:
         if code == NOTHING_COLLECTED and (may_be_empty or "-k" in self.selection.options):
