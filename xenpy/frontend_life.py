@@ -341,13 +341,15 @@ class FrontendLife:
         return True
 
     async def _insist(self, call: Callable[[], Awaitable[None]]) -> None:
-        """Do it, and again while xenstored is away.  The device's I/O goes on meanwhile."""
+        """Do it, and again while xenstored is away, or the backend changes its state so often that
+        no transaction gets through.  The device's I/O goes on meanwhile."""
         while True:
             try:
                 await call()
                 return
-            except (XenConnectionError, XenTimeoutError) as error:
-                if self._leaving:
+            except XenError as error:
+                away = isinstance(error, XenConnectionError | XenTimeoutError)
+                if self._leaving or not (away or error.errno == errno.EAGAIN):
                     raise
                 self._log.warning("XenStore does not answer, trying again: %s", error)
                 await asyncio.sleep(STORE_PAUSE)

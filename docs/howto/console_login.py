@@ -12,6 +12,7 @@ async def main(domid: int) -> None:
         console.type("exec login\n")
         await console.until("login: ")
         console.type("root\n")
+        await console.until("# ")
         console.type("id -un; echo d''one\n")
         await console.until("d''one")
         print((await console.until("done")).decode())

@@ -11,6 +11,7 @@ import errno
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from typing import TypeVar
 
 import pytest
 
@@ -22,7 +23,9 @@ from xenpy.frontend_nodes import FrontendNodes
 from xenpy.testing.fake_xen import FakeXen
 from xenpy.testing.fake_xenstored import FakeXenstored
 from xenpy.types import DOM0, DomId, XenbusState
-from xenpy.xenstore import Store
+from xenpy.xenstore import Store, Transaction
+
+T = TypeVar("T")
 
 FRONT = "/local/domain/7/device/echo/3"
 BACK = "/local/domain/0/backend/echo/7/3"
@@ -170,6 +173,26 @@ async def test_a_xenstored_that_restarts_is_survived(stage: Stage) -> None:
         async with asyncio.timeout(20):
             while stage.made[0].calls.count("publish x") < 2:
                 await asyncio.sleep(0.01)
+
+
+@acted
+async def test_a_backend_that_lets_no_transaction_through_for_a_while(stage: Stage) -> None:
+    """It changes its state all the time: EAGAIN, sixteen times in a row."""
+    transact = stage.store.transact
+    asked = 0
+
+    async def crowded(fn: Callable[[Transaction], Awaitable[T]], attempts: int = 16) -> T:
+        nonlocal asked
+        asked += 1
+        # The first finds out who the backend is.
+        if 1 < asked < 5:
+            raise XenError(errno.EAGAIN, "transact", "in conflict")
+        return await transact(fn, attempts)
+
+    stage.store.transact = crowded  # type: ignore[method-assign]
+    async with stage.connected() as life:
+        assert life.connected.is_set()
+    assert asked > 5
 
 
 @acted
