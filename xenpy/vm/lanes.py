@@ -65,7 +65,7 @@ NOTHING_COLLECTED = 5
 """pytest's exit status when no test was selected."""
 JUNIT_IN_DOM0 = "/run/xenvm/junit.xml"
 XEN_TESTS, VM_TESTS = "tests/xen", "tests/vm"
-LANE_LIMIT, LONG_LANE_LIMIT = 30 * 60.0, 120 * 60.0
+LANE_LIMIT, LONG_LANE_LIMIT = 45 * 60.0, 150 * 60.0
 """Seconds for one lane: pytest's own limits do not help a process that sleeps in the kernel."""
 BENCH_ROUNDS = 3
 LANE_MEMORY = 2500
