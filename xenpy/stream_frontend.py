@@ -9,8 +9,13 @@ async with connect_stream(ECHO) as stream:
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    ExitStack,
+    asynccontextmanager,
+)
 
 from xenpy.backend import Keys
 from xenpy.byte_stream import ByteStream
@@ -25,15 +30,36 @@ from xenpy.stream_protocol import StreamProtocol
 from xenpy.types import DevId, DomId
 from xenpy.xenstore import Store
 
-__all__ = ["connect_stream"]
+__all__ = ["ByteFrontend", "connect_stream", "connected"]
 
 
-class StreamFrontend(Frontend):
-    """The driver's half as `FrontendLife` sees it.
+class ByteFrontend(Frontend):
+    """A driver's half that is bytes either way, as `FrontendLife` sees it; `publish` is left to
+    the protocol: it sets `stream`, and `held` to what goes with the connection.
 
     Attributes:
         stream: of the connection that there is, or was.
     """
+
+    def __init__(self, context: FrontendContext) -> None:
+        super().__init__(context)
+        self.held = ExitStack()
+        self.stream: ByteStream | None = None
+
+    async def connect(self, backend: Mapping[str, str]) -> None:
+        """The rings are there already; what was written is in them."""
+
+    async def drain(self) -> None:
+        """The backend reads what is in the rings before it lets go of them."""
+
+    async def disconnect(self, reason: Exception) -> None:
+        if self.stream is not None:
+            self.stream.end()
+        self.held.close()
+
+
+class StreamFrontend(ByteFrontend):
+    """Over ring.h's flex ring."""
 
     transport_keys = re.compile("ring-ref|event-channel")
 
@@ -41,8 +67,6 @@ class StreamFrontend(Frontend):
         super().__init__(context)
         self._protocol = protocol
         self._features = features
-        self._held = ExitStack()
-        self.stream: ByteStream | None = None
 
     async def publish(self, backend: Mapping[str, str]) -> Keys:
         offered = number(backend, "max-ring-page-order")
@@ -60,27 +84,37 @@ class StreamFrontend(Frontend):
             rings = FlexRing.frontend(interface, data)
             self.stream = stream = ByteStream(*rings, lambda: ports.notify(port))
             port = ports.listen(peer, stream.service)
-            self._held = held.pop_all()
+            self.held = held.pop_all()
         return {
             **self._features,
             "ring-ref": int(interface.refs[0]),
             "event-channel": int(port),
         }
 
-    async def connect(self, backend: Mapping[str, str]) -> None:
-        """The rings are there already; what was written is in them."""
-
-    async def drain(self) -> None:
-        """The backend reads what is in the rings before it lets go of them."""
-
-    async def disconnect(self, reason: Exception) -> None:
-        if self.stream is not None:
-            self.stream.end()
-        self._held.close()
-
 
 @asynccontextmanager
-async def connect_stream(
+async def connected(
+    make: Callable[[FrontendContext], ByteFrontend],
+    kind: str,
+    devid: int,
+    domid: DomId | None,
+    store: Store | None,
+    xen: FrontendAccess | None,
+    timeout: float,
+) -> AsyncGenerator[ByteStream]:
+    """Connect to a device of `kind`, as `connect_stream` does, by a driver of one's own."""
+    async with AsyncExitStack() as held:
+        if store is None:
+            store = await held.enter_async_context(Store.open())
+        path = frontend_path(await store.domid() if domid is None else domid, kind, DevId(devid))
+        life = FrontendLife(store, path, make, xen=xen or NativeFrontend(), timeout=timeout)
+        await held.enter_async_context(life)
+        assert isinstance(life.device, ByteFrontend)
+        assert life.device.stream is not None
+        yield life.device.stream
+
+
+def connect_stream(
     protocol: StreamProtocol,
     devid: int = 0,
     *,
@@ -89,23 +123,13 @@ async def connect_stream(
     store: Store | None = None,
     xen: FrontendAccess | None = None,
     timeout: float = TIMEOUT,
-) -> AsyncGenerator[ByteStream]:
+) -> AbstractAsyncContextManager[ByteStream]:
     """Connect to a device; arguments and errors as of `xenpy.ring_frontend.connect`.
 
     A backend that starts over ends the stream: what was under way is lost, and somebody must say
     what to do about that.
     """
-    async with AsyncExitStack() as held:
-        if store is None:
-            store = await held.enter_async_context(Store.open())
-        path = frontend_path(
-            await store.domid() if domid is None else domid, protocol.name, DevId(devid)
-        )
-        life = FrontendLife(
-            store, path, lambda context: StreamFrontend(context, protocol, features),
-            xen=xen or NativeFrontend(), timeout=timeout,
-        )  # fmt: skip
-        await held.enter_async_context(life)
-        assert isinstance(life.device, StreamFrontend)
-        assert life.device.stream is not None
-        yield life.device.stream
+    return connected(
+        lambda context: StreamFrontend(context, protocol, features),
+        protocol.name, devid, domid, store, xen, timeout,
+    )  # fmt: skip
