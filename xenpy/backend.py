@@ -19,13 +19,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from xenpy.runtime import Deferred
-from xenpy.types import DevId, DomId
+from xenpy.types import DOM0, DevId, DomId
 
 if TYPE_CHECKING:
     from xenpy.evtchn import EventChannels
     from xenpy.gnttab import GrantTable
 
-__all__ = ["Device", "DeviceContext", "DeviceError", "Keys", "NativeXen", "XenAccess"]
+__all__ = [
+    "Device", "DeviceContext", "DeviceError", "Keys", "NativeXen", "XenAccess", "open_restricted",
+]  # fmt: skip
 
 Keys = Mapping[str, str | int]
 """XenStore keys to publish, relative to the device's directory."""
@@ -55,6 +57,25 @@ class NativeXen:
         from xenpy.evtchn import EventChannels
 
         return EventChannels()
+
+
+def open_restricted(xen: XenAccess, domid: DomId) -> EventChannels:
+    """An event-channel handle that can bind to ports of `domid` only.
+
+    Linux knows no handle restricted to domain 0 (EINVAL), the frontend of a loopback: for that
+    it is one like any other.
+
+    Raises:
+        XenError: there is no handle to be had, or it cannot be restricted; nothing is held.
+    """
+    channels = xen.open_evtchn()
+    if domid != DOM0:
+        try:
+            channels.restrict(domid)
+        except BaseException:
+            channels.close()
+            raise
+    return channels
 
 
 def _no_failure(_: Exception) -> None:

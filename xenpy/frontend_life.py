@@ -21,6 +21,7 @@ from xenpy.devlog import BoundedLog, TokenBucket
 from xenpy.errors import XenConnectionError, XenError, XenTimeoutError
 from xenpy.frontend import Frontend, FrontendAccess, FrontendContext
 from xenpy.frontend_nodes import DeviceGoneError, FrontendNodes, read_ends
+from xenpy.store_insist import STORE_PAUSE
 from xenpy.types import XenbusState
 from xenpy.xenbus import FrontendStep, frontend_step, parse_state
 from xenpy.xenstore import Store
@@ -31,8 +32,6 @@ log = logging.getLogger(__name__)
 
 CLOSE_BOUND: Final = 8.0
 """Seconds that requests in flight, and then the backend, may take when we close."""
-STORE_PAUSE: Final = 0.5
-"""Seconds between attempts while xenstored is away."""
 MAX_ERROR_TEXT: Final = 256
 
 QUIET: Final = {

@@ -20,7 +20,7 @@ from types import MappingProxyType
 from typing import Final, Generic
 
 from xenpy.attach import DevicePlan
-from xenpy.backend import Device, DeviceContext, DeviceError, Keys
+from xenpy.backend import Device, DeviceContext, DeviceError, Keys, open_restricted
 from xenpy.driver import Driver
 from xenpy.errors import PeerError, XenError
 from xenpy.gnttab import CopySegment, GrantTable
@@ -30,10 +30,10 @@ from xenpy.peer_keys import number
 from xenpy.ring_protocol import RequestT, ResponseT, RingProtocol
 from xenpy.ring_server import RingServer
 from xenpy.suggest import Suggestions
-from xenpy.types import DOM0, PAGE_SIZE, DevId, GrantRef, Port
+from xenpy.types import PAGE_SIZE, DevId, GrantRef, Port
 from xenpy.wire import CAbi
 
-__all__ = ["Backend", "driver_of", "plan_of"]
+__all__ = ["Backend", "driver_of", "own_driver"]
 
 LIMIT_OF_ERRNO: Final = 4096
 KEPT: Final = 32
@@ -87,7 +87,7 @@ class Backend(Generic[RequestT, ResponseT]):
         Returns:
             Their responses, in their order.
         """
-        return [self.failed(request, NotImplementedError()) for request in requests]
+        raise NotImplementedError
 
     async def connect(self) -> None:
         """A frontend has come; `frontend` has its keys.  Its requests are taken after this.
@@ -222,10 +222,7 @@ class RingDevice(Device, Generic[RequestT, ResponseT]):
         with ExitStack() as held:
             held.callback(backend.let_go)
             backend.grants = xen.open_grants()
-            channels = held.enter_context(xen.open_evtchn())
-            if domid != DOM0:
-                # Linux knows no handle restricted to domain 0 (EINVAL), a loopback's frontend.
-                channels.restrict(domid)
+            channels = held.enter_context(open_restricted(xen, domid))
             server.open(backend.grants, channels, domid, refs, port)
             held.callback(server.close)
             await self._call_connect()
@@ -319,17 +316,24 @@ def driver_of(
         make: a backend's class, or what makes one of it.
         suggestions: collects what it does not look at.
     """
-    return Driver(
-        name=protocol.name,
-        kind=protocol.name,
-        summary=f"{protocol.name}, a protocol of your own",
-        backend=lambda context: RingDevice(context, make(context), suggestions),
-        options={},
-        plan=lambda words, kind: plan_of(protocol.name, words, kind),
+    return own_driver(
+        protocol.name, lambda context: RingDevice(context, make(context), suggestions)
     )
 
 
-def plan_of(name: str, words: Mapping[str, str], kind: str) -> DevicePlan:
+def own_driver(name: str, backend: Callable[[DeviceContext], Device]) -> Driver:
+    """A driver of one's own, whose devices have a number and nothing else to say."""
+    return Driver(
+        name=name,
+        kind=name,
+        summary=f"{name}, a protocol of your own",
+        backend=backend,
+        options={},
+        plan=lambda words, kind: _plan(name, words, kind),
+    )
+
+
+def _plan(name: str, words: Mapping[str, str], kind: str) -> DevicePlan:
     """The nodes of a device of one's own: `devid=N`, and nothing else to say.
 
     Raises:

@@ -25,7 +25,7 @@ from typing import Final, Generic, TypeVar
 from xenpy.ring import RingLayout
 from xenpy.wire import CAbi, Record, fields_of
 
-__all__ = ["Codec", "RequestT", "ResponseT", "RingProtocol"]
+__all__ = ["Codec", "RequestT", "ResponseT", "RingProtocol", "check_name"]
 
 RequestT = TypeVar("RequestT", bound=tuple[int, ...])
 ResponseT = TypeVar("ResponseT", bound=tuple[int, ...])
@@ -102,8 +102,7 @@ class RingProtocol(Generic[RequestT, ResponseT]):
         failure: Callable[[RequestT, int], ResponseT] | None = None,
         max_ring_page_order: int = 0,
     ) -> None:
-        if not re.fullmatch(r"[a-z][a-z0-9_-]{0,30}", name):
-            raise ValueError(f"{name!r} is no name of a kind: a-z, 0-9, _ and -, a letter first")
+        check_name(name)
         if not 0 <= max_ring_page_order <= MAX_RING_PAGE_ORDER:
             raise ValueError(f"max_ring_page_order is {max_ring_page_order}; 0 to 4 it can be")
         self.name = name
@@ -147,6 +146,12 @@ class RingProtocol(Generic[RequestT, ResponseT]):
     def _negative_errno(self, request: RequestT, number: int) -> ResponseT:
         known = dict(zip(self._asked, request, strict=True)) | {STATUS: -number}
         return self._make_response(*(known.get(name, 0) for name in self._answered))
+
+
+def check_name(name: str) -> None:
+    """Raises ValueError: it is no name for a kind of one's own."""
+    if not re.fullmatch(r"[a-z][a-z0-9_-]{0,30}", name):
+        raise ValueError(f"{name!r} is no name of a kind: a-z, 0-9, _ and -, a letter first")
 
 
 def _pack(record: Record, values: tuple[int, ...]) -> bytes:

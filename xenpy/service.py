@@ -22,6 +22,7 @@ from xenpy.errors import PeerError, XenNotFoundError
 from xenpy.lifecycle import ATTACHED, DeviceLife, Outcome
 from xenpy.paths import domain_path, parse_backend_path
 from xenpy.runtime import Deferred
+from xenpy.store_insist import STORE_PAUSE
 from xenpy.types import DOM0, DomId, XenbusState
 from xenpy.xenbus import parse_state
 from xenpy.xenstore import Store
@@ -33,7 +34,6 @@ log = logging.getLogger(__name__)
 MAX_BACKEND_KEYS: Final = 128
 RETRY_DEFERRED: Final = 1.0
 """Seconds between attempts at unmaps that wait for a view to die."""
-STORE_PAUSE: Final = 0.5
 
 
 class KindTakenError(Exception):

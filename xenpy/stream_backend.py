@@ -18,16 +18,16 @@ from contextlib import ExitStack, suppress
 from types import MappingProxyType
 from typing import Final
 
-from xenpy.backend import Device, DeviceContext, DeviceError, Keys
+from xenpy.backend import Device, DeviceContext, DeviceError, Keys, open_restricted
 from xenpy.byte_stream import ByteStream
 from xenpy.driver import Driver
 from xenpy.errors import PeerError
 from xenpy.flex_ring import FlexRing, parse_interface
 from xenpy.peer_keys import number
 from xenpy.ports import Ports
-from xenpy.ring_backend import plan_of
+from xenpy.ring_backend import own_driver
 from xenpy.stream_protocol import StreamProtocol
-from xenpy.types import DOM0, GrantRef, Port
+from xenpy.types import GrantRef, Port
 
 __all__ = ["StreamBackend", "stream_driver_of"]
 
@@ -85,12 +85,8 @@ class StreamDevice(Device):
             with interface.view() as page:
                 refs = parse_interface(bytes(page), backend.protocol.max_ring_order)
             data = held.enter_context(grants.map(context.domid, refs))
-            channels = context.xen.open_evtchn()
-            ports = Ports(channels)
+            ports = Ports(open_restricted(context.xen, context.domid))
             held.callback(ports.close)
-            if context.domid != DOM0:
-                # Linux knows no handle restricted to domain 0, a loopback's frontend.
-                channels.restrict(context.domid)
             rings = FlexRing.backend(interface, data)
             stream = ByteStream(*rings, lambda: ports.notify(bound))
             bound = ports.bind(context.domid, port, stream.service)
@@ -146,11 +142,4 @@ def stream_driver_of(
     Args:
         make: a backend's class, or what makes one of it.
     """
-    return Driver(
-        name=protocol.name,
-        kind=protocol.name,
-        summary=f"{protocol.name}, a protocol of your own",
-        backend=lambda context: StreamDevice(context, make(context)),
-        options={},
-        plan=lambda words, kind: plan_of(protocol.name, words, kind),
-    )
+    return own_driver(protocol.name, lambda context: StreamDevice(context, make(context)))

@@ -8,10 +8,10 @@ Sans-IO.  The rings are ring.h's flex ring (`xenpy.flex_ring`).
 
 from __future__ import annotations
 
-import re
 from typing import Final
 
 from xenpy.flex_ring import MAX_RING_ORDER
+from xenpy.ring_protocol import check_name
 
 __all__ = ["StreamProtocol"]
 
@@ -31,8 +31,7 @@ class StreamProtocol:
     """
 
     def __init__(self, name: str, *, max_ring_order: int = DEFAULT_ORDER) -> None:
-        if not re.fullmatch(r"[a-z][a-z0-9_-]{0,30}", name):
-            raise ValueError(f"{name!r} is no name of a kind: a-z, 0-9, _ and -, a letter first")
+        check_name(name)
         if not 1 <= max_ring_order <= MAX_RING_ORDER:
             raise ValueError(f"max_ring_order is {max_ring_order}; 1 to {MAX_RING_ORDER} it can be")
         self.name = name

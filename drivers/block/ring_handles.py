@@ -9,11 +9,11 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import Self
 
-from xenpy.backend import DeviceContext
+from xenpy.backend import DeviceContext, open_restricted
 from xenpy.drivers.block.frontend_keys import QueueKeys
 from xenpy.evtchn import EventChannels
 from xenpy.gnttab import GrantTable, Mapping
-from xenpy.types import DOM0, Port
+from xenpy.types import Port
 
 __all__ = ["RingHandles"]
 
@@ -48,11 +48,7 @@ class RingHandles:
         self.grants = context.xen.open_grants()
         # Deferred like its mappings: it cannot close before the last of them.
         self._held.callback(context.deferred.close, self.grants, context.name)
-        self.channels = self._held.enter_context(context.xen.open_evtchn())
-        if domid != DOM0:
-            # From here on this handle can bind to the frontend's domain only.  Linux knows no
-            # handle restricted to domain 0 (EINVAL), the frontend of a loopback.
-            self.channels.restrict(domid)
+        self.channels = self._held.enter_context(open_restricted(context.xen, domid))
         self.ring = self.grants.map(domid, keys.ring_refs, writable=True)
         self._held.callback(context.deferred.close, self.ring, context.name)
         self.port = self.channels.bind_interdomain(domid, keys.event_channel)

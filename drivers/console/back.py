@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""The backend of a guest's further consoles, hvc1 to hvc9: `xenpy serve console`.
+"""The backend of a guest's further consoles: `xenpy serve console`.
 
-They are devices like others (`backend/console/DOMID/DEVID`); the first is none, and has
-`primary`.
+They are devices like others; the first is none, and has `primary`.
 """
 
 from __future__ import annotations

@@ -23,8 +23,8 @@ FRONTEND_KIND: Final = "console"
 WORDS: Final = ("devid", "connection", "path", "log", "name")
 CONNECTIONS: Final = ("pty", "socket", "none")
 DEVIDS: Final = range(1, 10)
-"""hvc_xen takes the last digit of the path for the number of the hvc, and 0 is the first
-console, which is no device (xencons_probe)."""
+"""hvc_xen looks at the last digit of the path alone, and 0 is the first console, which is no
+device (xencons_probe)."""
 
 
 def plan(words: Mapping[str, str], kind: str) -> DevicePlan:

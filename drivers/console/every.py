@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The first console of every guest, where no xenconsoled runs: `xenpy console serve`."""
+"""The first console of every guest, where no xenconsoled runs: `xenpy console every`."""
 
 from __future__ import annotations
 

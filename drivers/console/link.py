@@ -6,11 +6,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 
-from xenpy.backend import XenAccess
+from xenpy.backend import XenAccess, open_restricted
 from xenpy.drivers.console.hub import Hub
 from xenpy.drivers.console.protocol import ConsoleRing
 from xenpy.ports import Ports
-from xenpy.types import DOM0, DomId, GrantRef, Port
+from xenpy.types import DomId, GrantRef, Port
 
 __all__ = ["Link"]
 
@@ -42,17 +42,12 @@ class Link:
         self._hub = hub
         self._fail = fail
         self._over = False
-        self._last = 0
         with ExitStack() as held:
             grants = held.enter_context(xen.open_grants())
             page = grants.map(domid, [ref])
             held.callback(page.close)
-            channels = xen.open_evtchn()
-            self._ports = Ports(channels)
+            self._ports = Ports(open_restricted(xen, domid))
             held.callback(self._ports.close)
-            if domid != DOM0:
-                # Linux knows no handle restricted to domain 0, a loopback's frontend.
-                channels.restrict(domid)
             self._ring = ConsoleRing.backend(page)
             self._port = self._ports.bind(domid, remote_port, self._service)
             self._held = held.pop_all()

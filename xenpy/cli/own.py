@@ -34,7 +34,7 @@ def driver_in(name: str, suggestions: Suggestions | None = None) -> Driver:
     """
     place, module, wanted = _open(name)
     backends = _backends(module)
-    chosen = _the_one({**backends, **_streams(module)}, place, wanted)
+    chosen = _the_one({**backends, **_classes(module, StreamBackend)}, place, wanted)
     _check_whole(chosen, place)
     if issubclass(chosen, StreamBackend):
         return stream_driver_of(chosen, chosen.protocol)
@@ -76,20 +76,15 @@ def _open(name: str) -> tuple[str, ModuleType, str]:
 
 
 def _backends(module: ModuleType) -> dict[str, Found]:
-    return {
-        key: cast("Found", found)
-        for key, found in vars(module).items()
-        if isinstance(found, type) and issubclass(found, Backend) and found is not Backend
-    }
+    return cast("dict[str, Found]", _classes(module, Backend))
 
 
-def _streams(module: ModuleType) -> dict[str, type[StreamBackend]]:
+def _classes(module: ModuleType, base: type[T]) -> dict[str, type[T]]:
+    """What the file has of subclasses of `base`."""
     return {
         key: found
         for key, found in vars(module).items()
-        if isinstance(found, type)
-        and issubclass(found, StreamBackend)
-        and found is not StreamBackend
+        if isinstance(found, type) and issubclass(found, base) and found is not base
     }
 
 

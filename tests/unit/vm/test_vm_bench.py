@@ -27,7 +27,7 @@ COST = Cell("cost", "file", 1, 0, unit="wake-ups/s")
 def test_streams_take_turns() -> None:
     cells = streams_table.CELLS
     assert len({cell.name for cell in cells}) == len(cells)
-    assert streams_table.ways(cells) == {
+    assert rows(cells) == {
         "stream": ["vchan", "libxenvchan", "netback"],
         "ping": ["vchan", "libxenvchan", "netback"],
         "console": ["xenpy", "xenconsoled"],

@@ -21,8 +21,8 @@ from typing import Final
 from xenpy.vm import guest, serve
 from xenpy.vm.bench.disks import GUEST, PATIENCE, PINNED, TSC, Shell
 from xenpy.vm.bench.dom0 import TROUBLE, found_out, step, tell
-from xenpy.vm.bench.streams_table import CELLS, CONSOLE_BYTES, PINGS, STREAM_BYTES, ways
-from xenpy.vm.bench.table import WORK, Cell, chosen
+from xenpy.vm.bench.streams_table import CELLS, CONSOLE_BYTES, PINGS, STREAM_BYTES
+from xenpy.vm.bench.table import WORK, Cell, chosen, rows
 from xenpy.vm.disk import CommandError, domid, run
 
 __all__ = ["main"]
@@ -144,7 +144,7 @@ def race(streams: Streams, cells: Sequence[Cell], rounds: int) -> None:
     """All jobs by all ways in turns, once to warm up and then `rounds` times."""
     missing: set[tuple[str, str]] = set()
     for number in range(rounds + 1):
-        for job, names in ways(cells).items():
+        for job, names in rows(cells).items():
             start = number % len(names)
             for name in [*names[start:], *names[:start]]:
                 if (job, name) in missing:

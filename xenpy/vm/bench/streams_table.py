@@ -8,7 +8,7 @@ from typing import Final
 
 from xenpy.vm.bench.table import Cell
 
-__all__ = ["CELLS", "CONSOLE_BYTES", "PINGS", "STREAM_BYTES", "ways"]
+__all__ = ["CELLS", "CONSOLE_BYTES", "PINGS", "STREAM_BYTES"]
 
 STREAM_BYTES: Final = 32 << 20
 """From the guest to dom0, in pieces of 64 KiB."""
@@ -29,12 +29,3 @@ CELLS: Sequence[Cell] = (
     _race("ping", "vchan", "netback", None, 1, "round trips/s"),
     _race("console", "xenpy", "xenconsoled", 1, 3, "bytes/s"),
 )
-
-
-def ways(cells: Sequence[Cell]) -> dict[str, list[str]]:
-    """By what each job is done, in the order in which they take turns."""
-    found: dict[str, list[str]] = {}
-    for cell in cells:
-        names = found.setdefault(cell.job, [])
-        names += [name for name in (cell.ours, cell.rival) if name not in names]
-    return found

@@ -134,7 +134,7 @@ def chosen(patterns: Iterable[str], cells: Sequence[Cell] = CELLS) -> list[Cell]
 
 
 def rows(cells: Iterable[Cell]) -> dict[str, list[str]]:
-    """The disks that run each job, in the order in which they take turns."""
+    """The disks, or ways, that each job is done by, in the order in which they take turns."""
     found: dict[str, list[str]] = {}
     for cell in cells:
         if cell.rival or cell.name == "notifications":
