@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -57,6 +58,34 @@ def target(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[list[str]
             yield [places.get(store, str(image))]
 
 
+def fio(path: Path, *words: str) -> list[dict[str, Any]]:
+    """What fio says of its jobs, each of which has `OPERATIONS` to do."""
+    text = disk.run(
+        "fio", "--name=verify", f"--filename={path}", "--ioengine=libaio", "--direct=1",
+        "--rw=randrw", "--bsrange=4k-44k", "--blockalign=4k", "--iodepth=32",
+        "--verify=crc32c", "--verify_fatal=1", "--verify_backlog=128", f"--randseed={SEED}",
+        f"--number_ios={OPERATIONS}", "--io_size=4g", "--fsync=64", "--output-format=json",
+        *words,
+    )  # fmt: skip
+    jobs: list[dict[str, Any]] = json.loads(text[text.index("{") :])["jobs"]
+    return jobs
+
+
+def check(jobs: list[dict[str, Any]], daemon: DaemonProcess) -> None:
+    """Every job did its work, without an error at either end."""
+    (counters,) = daemon.devices().values()
+    served = 0
+    for job in jobs:
+        assert job["error"] == 0
+        # What was written is read once more.
+        reads, writes = job["read"]["total_ios"], job["write"]["total_ios"]
+        assert min(reads, writes) > OPERATIONS // 4
+        served += reads + writes
+    assert counters["rd_req"] + counters["wr_req"] >= served
+    assert (counters["errors"], counters["refused"]) == (0, 0)
+    print(f"seed {SEED}: {served} reads and writes, {counters['f_req']} flushes")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("tier", "target"), CASES, indirect=["target"], ids=["-".join(case) for case in CASES]
@@ -71,19 +100,27 @@ def test_fio_finds_every_checksum_right(
         DaemonProcess(tmp_path, *words) as daemon,
         attached(target[0], SIZE // 512, *target[1:]) as path,
     ):
-        text = disk.run(
-            "fio", "--name=verify", f"--filename={path}", "--ioengine=libaio", "--direct=1",
-            "--rw=randrw", "--bsrange=4k-44k", "--blockalign=4k", "--iodepth=32",
-            "--verify=crc32c", "--verify_fatal=1", "--verify_backlog=128", f"--randseed={SEED}",
-            f"--number_ios={OPERATIONS}", "--io_size=4g", f"--size={SIZE}", "--fsync=64",
-            "--output-format=json",
-        )  # fmt: skip
-        job = json.loads(text[text.index("{") :])["jobs"][0]
-        (counters,) = daemon.devices().values()
-    assert job["error"] == 0
-    # What was written is read once more.
-    reads, writes = job["read"]["total_ios"], job["write"]["total_ios"]
-    assert min(reads, writes) > OPERATIONS // 4
-    assert counters["rd_req"] + counters["wr_req"] >= reads + writes
-    assert (counters["errors"], counters["refused"]) == (0, 0)
-    print(f"seed {SEED}: {reads} reads, {writes} writes, {counters['f_req']} flushes")
+        check(fio(path, f"--size={SIZE}"), daemon)
+
+
+@pytest.mark.slow
+@pytest.mark.smp
+@pytest.mark.parametrize(
+    ("tier", "target"),
+    [("worker", "file"), ("native", "memory"), ("callback", "python"), ("batch", "python")],
+    indirect=["target"],
+    ids=["worker-file", "native-memory", "callback-python", "batch-python"],
+)
+def test_fio_on_two_cpus_at_once(tier: str, target: list[str], tmp_path: Path) -> None:
+    """A job on each CPU, and so on each queue, and each has half of the disk."""
+    disk.run("modprobe", "xen-blkfront")
+    with (
+        DaemonProcess(tmp_path, "python=1", f"tier={tier}") as daemon,
+        attached(target[0], SIZE // 512, *target[1:]) as path,
+    ):
+        half = SIZE // 2
+        split = ("--cpus_allowed=0-1", "--cpus_allowed_policy=split")
+        jobs = fio(path, "--numjobs=2", f"--size={half}", f"--offset_increment={half}", *split)
+        assert len(jobs) == 2
+        assert "2 queues" in daemon.said()
+        check(jobs, daemon)

@@ -169,6 +169,7 @@ def test_its_grants_are_persistent(disk: Path, daemon: DaemonProcess) -> None:
     assert figures["grants_copied"] == 0
 
 
+@pytest.mark.smp
 def test_every_cpu_has_a_queue(disk: Path, image: Path, daemon: DaemonProcess) -> None:
     cpus = sorted(os.sched_getaffinity(0))
     assert len(cpus) >= 2, "one CPU: dom0 has no second queue to show"

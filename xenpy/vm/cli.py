@@ -90,7 +90,7 @@ def parser() -> argparse.ArgumentParser:
     lane.add_argument("--fast", action="store_true", help="after each edit: minutes, one release")
     lane.add_argument("--all", action="store_true", help="with the tests marked `long`")
     sub.add_argument(
-        "--jobs", type=_positive, default=0, metavar="N", help="machines at a time (as CPUs allow)"
+        "--jobs", type=_positive, default=0, metavar="N", help="lanes at a time (as CPUs allow)"
     )
     sub.add_argument(
         "--junit", type=Path, metavar="DIR", help="keep each lane's results there, as LANE.xml"
@@ -169,6 +169,7 @@ def _add_machine_options(sub: argparse.ArgumentParser) -> None:
         help="who serves XenStore",
     )
     machine.add_argument("--memory", type=_positive, default=4096, metavar="MIB", help="(4096)")
+    machine.add_argument("--cpus", type=_positive, default=1, metavar="N", help="Xen's (1)")
     machine.add_argument(
         "--watchdog", type=float, default=DEFAULT_PATIENCE, metavar="S",
         help=f"end a dom0 that is silent for so many seconds ({DEFAULT_PATIENCE:.0f})",
@@ -188,7 +189,7 @@ def _context(arguments: argparse.Namespace) -> Context:
     context = Context(cache=Cache(), name=getattr(arguments, "name", DEFAULT_NAME))
     context.release_name = getattr(arguments, "release", None)
     if hasattr(arguments, "icount"):
-        machine = Machine(store=arguments.store, memory=arguments.memory)
+        machine = Machine(store=arguments.store, memory=arguments.memory, cpus=arguments.cpus)
         measures = arguments.verb == "bench"
         if measures and arguments.benchmark is not None:
             machine = benchmarks.machine(machine)

@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: MIT
 """`xenvm test`: which tests run where, and what came of it.
 
-    host       tests/unit, abi, drivers, lint, docs: on this machine, no Xen
-    trixie     tests/xen: as root in the dom0 of a pristine Xen, one machine per release
+    smp        tests/xen as far as marked `smp`, in the dom0 of a pristine Xen with two CPUs
+    trixie     the rest of tests/xen, one machine of one CPU per release
     bookworm
     oxenstored tests/xen as far as marked `oxenstored_too`, under the other xenstored
+    host       tests/unit, abi, drivers, lint, docs: on this machine, no Xen
     vm         tests/vm: the harness itself, from outside
     bench      the gates of `xenvm bench block`, under --all
 
-Results come back as JUnit files, never from what was printed; --junit keeps them.
+The first and the last have this host to themselves; the others run side by side, one for
+each of its CPUs, the longest first.  Results come back as JUnit files, never from what was
+printed; --junit keeps them.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -31,14 +34,14 @@ from xml.etree import ElementTree
 from xenpy.vm import host, progress, venv
 from xenpy.vm.bench import run as bench
 from xenpy.vm.bench.report import missed, text
-from xenpy.vm.checkout import Checkout, find_root
+from xenpy.vm.checkout import Checkout
 from xenpy.vm.context import Context
-from xenpy.vm.errors import UsageError, VmError
+from xenpy.vm.errors import VmError
 from xenpy.vm.machine import scratch_directory, tied_to_us
-from xenpy.vm.qemu import Machine
 from xenpy.vm.releases import DEFAULT, RELEASES
+from xenpy.vm.selection import Selection
 
-__all__ = ["HELP", "Counts", "Runner", "Selection", "machines_at_a_time", "read_junit", "test"]
+__all__ = ["HELP", "Counts", "Runner", "lanes_at_a_time", "read_junit", "test"]
 
 HELP = """\
 Run the tests; installs, builds and boots whatever they need.
@@ -94,82 +97,6 @@ class Counts:
         return self.passed > 0 and not (self.failed or self.skipped or self.notes)
 
 
-@dataclass(frozen=True)
-class Selection:
-    """What the command line asks for.
-
-    Attributes:
-        marks: pytest's -m.
-        paths: tests that were named; none: all.
-        options: what else goes to pytest.
-    """
-
-    marks: str
-    paths: tuple[str, ...]
-    options: tuple[str, ...]
-
-    @classmethod
-    def of(
-        cls, words: Sequence[str], *, fast: bool, everything: bool, root: Path | None = None
-    ) -> Selection:
-        """Sort the words for pytest into paths, marks and options.
-
-        `root` is the checkout.  Raises UsageError for a path that is not there.
-        """
-        root = root or find_root()
-        marks = ["not slow and not long" if fast else "" if everything else "not long"]
-        paths: list[str] = []
-        options: list[str] = []
-        rest = iter(words)
-        for word in rest:
-            if word == "-m":
-                marks.append(next(rest, ""))
-            elif word in _OPTIONS_WITH_VALUE:
-                options += [word, *([value] if (value := next(rest, None)) is not None else [])]
-            elif word.startswith("-"):
-                options.append(word)
-            else:
-                paths.append(_test_path(word, root))
-        return cls(_both(*marks), tuple(paths), tuple(options))
-
-    def below(self, *directories: str) -> list[str]:
-        """The paths to run of those below `directories`; [] if none was asked for."""
-        if not self.paths or "tests" in self.paths:
-            return list(directories)
-        return [
-            path for path in self.paths if path.startswith(tuple(f"{top}/" for top in directories))
-            or path in directories
-        ]  # fmt: skip
-
-    def pytest(self, paths: Sequence[str], junit: str, *more_marks: str) -> list[str]:
-        """pytest's arguments."""
-        marks = _both(self.marks, *more_marks)
-        select = ["-m", marks] if marks else []
-        return ["-q", *select, f"--junitxml={junit}", *self.options, *paths]
-
-
-_OPTIONS_WITH_VALUE = {
-    "-k", "-p", "-n", "-o", "-W", "--tb", "--maxfail", "--durations", "--timeout", "--capture",
-    "--deselect", "--ignore", "--log-level", "--log-cli-level", "--hypothesis-seed",
-}  # fmt: skip
-
-
-def _both(*marks: str) -> str:
-    return " and ".join(f"({mark})" for mark in marks if mark)
-
-
-def _test_path(word: str, root: Path) -> str:
-    """`word` as a path below the checkout, the way every lane understands it."""
-    name, colons, test = word.partition("::")
-    path = os.path.relpath(os.path.join(root, name), root)
-    if not (path == "tests" or path.startswith("tests/")) or not (root / path).exists():
-        raise UsageError(
-            f"no such tests: {word}",
-            hint="name files or directories below tests/; -k EXPRESSION chooses by name",
-        )
-    return f"{path}{colons}{test}"
-
-
 def read_junit(text: str) -> Counts:
     """Count the results in a JUnit file."""
     counts = Counts()
@@ -214,40 +141,48 @@ def _run_lanes(context: Context, arguments: argparse.Namespace, selection: Selec
     total = Counts()
     with scratch_directory(context.cache) as directory:
         runner.prepare(directory)
-        total.add(runner.on_host("host", runner.host_paths()))
-        machines: list[Callable[[], Counts]] = []
+        lanes: list[Callable[[], Counts]] = []
         if paths := selection.below(XEN_TESTS):
             contexts = [runner.context.with_release(name) for name in releases]
             for one in contexts:
                 one.prepare()
-            machines += [partial(runner.in_dom0, one, paths) for one in contexts[:1]]
+            first = contexts[0]
+            one_cpu = first.machine.cpus == 1
+            marks = ["not smp"] if one_cpu else []
+            lanes.append(partial(runner.in_dom0, first, paths, *marks))
             # What takes long tells the same on each release.
-            machines += [partial(runner.in_dom0, one, paths, "not long") for one in contexts[1:]]
-            if not arguments.fast and not arguments.release:
-                machines.append(partial(runner.in_dom0, contexts[0], paths, store="oxenstored"))
-        pool = ThreadPoolExecutor(arguments.jobs or machines_at_a_time())
+            marks.append("not long")
+            lanes += [partial(runner.in_dom0, one, paths, *marks) for one in contexts[1:]]
+            if not (arguments.fast or arguments.release):
+                if one_cpu:
+                    two = replace(first, machine=replace(first.machine, cpus=2))
+                    total.add(runner.in_dom0(two, paths, "smp", lane="smp"))
+                other = replace(first, machine=replace(first.machine, store="oxenstored"))
+                some = ("oxenstored_too", "not long")
+                lanes.append(partial(runner.in_dom0, other, paths, *some, lane="oxenstored"))
+        if not arguments.fast:
+            lanes.append(partial(runner.on_host, "vm", selection.below(VM_TESTS)))
+        lanes.append(partial(runner.on_host, "host", runner.host_paths()))
+        pool = ThreadPoolExecutor(arguments.jobs or lanes_at_a_time(context.machine.cpus))
         try:
-            for running in [pool.submit(machine) for machine in machines]:
+            for running in [pool.submit(lane) for lane in lanes]:
                 total.add(running.result())
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-        if not arguments.fast:
-            total.add(runner.on_host("vm", selection.below(VM_TESTS)))
         if arguments.all and not arguments.command:
             total.add(runner.gates())
     return total
 
 
-def machines_at_a_time(meminfo: Path = Path("/proc/meminfo")) -> int:
-    """How many machines this host carries: each has its CPUs to itself, and 2.5 GiB.
+def lanes_at_a_time(cpus: int, meminfo: Path = Path("/proc/meminfo")) -> int:
+    """How many machines of `cpus` CPUs this host carries: each has 2.5 GiB.
 
-    Two emulated machines of two CPUs on a host of two take more than four times as long as
-    one: a virtual CPU that is not running holds the locks that the other one spins for.
+    Each has its CPUs to itself: a virtual CPU that is not running holds the locks that another
+    one spins for.
     """
-    cpus = len(os.sched_getaffinity(0)) // Machine.cpus
     words = meminfo.read_text().split()
     available = int(words[words.index("MemAvailable:") + 1]) >> 10
-    return max(1, min(cpus, available // LANE_MEMORY))
+    return max(1, min(len(os.sched_getaffinity(0)) // cpus, available // LANE_MEMORY))
 
 
 def _kill_children() -> None:
@@ -314,17 +249,15 @@ class Runner:
                 return Counts(notes=[f"{lane}: not finished after {self.limit:.0f} s"])
         return self._counted(lane, code, junit.read_text() if junit.exists() else "")
 
-    def in_dom0(
-        self, context: Context, paths: list[str], *marks: str, store: str = "xenstored"
-    ) -> Counts:
-        """Run tests, those that have `marks`, as root in the dom0 of a pristine machine."""
-        other_store = store != context.machine.store
-        lane = store if other_store else context.release.name
-        marks += ("oxenstored_too", "not long") if other_store else ()
+    def in_dom0(self, context: Context, paths: list[str], *marks: str, lane: str = "") -> Counts:
+        """Run tests, those that have `marks`, as root in the dom0 of a pristine machine.
+
+        A lane that is named, other than by its release, has some tests only and may have none.
+        """
+        may_be_empty = bool(lane or self.selection.paths)
+        lane = lane or context.release.name
         console = context.cache.directory("log") / f"console-{lane}.log"
-        context = replace(
-            context, machine=replace(context.machine, store=store), save_console=console
-        )
+        context = replace(context, save_console=console)
         command = ["python3", "-m", "pytest", "-p", "no:cacheprovider"]
         command += self.selection.pytest(paths, JUNIT_IN_DOM0, *marks)
         try:
@@ -339,9 +272,7 @@ class Runner:
         except VmError as error:
             print(error.render(), file=sys.stderr)
             return Counts(notes=[f"{lane}: {error} (its console: {console})"])
-        return self._counted(
-            lane, code, text, may_be_empty=other_store or bool(self.selection.paths)
-        )
+        return self._counted(lane, code, text, may_be_empty=may_be_empty)
 
     def gates(self) -> Counts:
         """Run the benchmark of block devices; a gate is a test."""

@@ -21,8 +21,9 @@ from xenpy.vm.bench.table import Cell
 from xenpy.vm.cache import Cache
 from xenpy.vm.context import Context
 from xenpy.vm.errors import UsageError, VmDiedError
-from xenpy.vm.lanes import Counts, Runner, Selection, machines_at_a_time, read_junit
+from xenpy.vm.lanes import Counts, Runner, lanes_at_a_time, read_junit
 from xenpy.vm.qemu import Machine
+from xenpy.vm.selection import Selection
 
 ALL = Selection("", (), ())
 
@@ -108,14 +109,23 @@ def test_only_all_passed_is_good(counts: Counts, good: bool) -> None:
     assert counts.good is good
 
 
-def test_machines_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("of_host", "of_machine", "mebibytes", "lanes"),
+    [(1, 1, 64000, 1), (2, 1, 64000, 2), (2, 2, 64000, 1), (3, 2, 64000, 1), (4, 2, 64000, 2),
+     (8, 1, 6000, 2), (8, 1, 1000, 1)],
+)  # fmt: skip
+def test_lanes_at_a_time(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    of_host: int,
+    of_machine: int,
+    mebibytes: int,
+    lanes: int,
+) -> None:
     meminfo = tmp_path / "meminfo"
-    for cpus, mebibytes, machines in (
-        (1, 64000, 1), (2, 64000, 1), (3, 64000, 1), (4, 64000, 2), (8, 6000, 2), (8, 1000, 1),
-    ):  # fmt: skip
-        monkeypatch.setattr("os.sched_getaffinity", lambda _, count=cpus: set(range(count)))
-        meminfo.write_text(f"MemTotal: 1 kB\nMemAvailable:   {mebibytes * 1024} kB\n")
-        assert machines_at_a_time(meminfo) == machines
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(of_host)))
+    meminfo.write_text(f"MemTotal: 1 kB\nMemAvailable:   {mebibytes * 1024} kB\n")
+    assert lanes_at_a_time(of_machine, meminfo) == lanes
 
 
 # The lane on the host, with a pytest of its own below it.
@@ -233,9 +243,9 @@ class NoMachine(Context):
         yield None, self.dom0
 
 
-def in_dom0(runner: Runner, dom0: Dom0, **options: Any) -> Counts:
+def in_dom0(runner: Runner, dom0: Dom0, *marks: str, lane: str = "") -> Counts:
     context = NoMachine(cache=runner.context.cache, release_name="bookworm", dom0=dom0)
-    return runner.in_dom0(cast(Context, context), ["tests/xen"], **options)
+    return runner.in_dom0(cast(Context, context), ["tests/xen"], *marks, lane=lane)
 
 
 def junit(tests: int, failures: int = 0) -> str:
@@ -273,25 +283,48 @@ def test_a_lane_that_went_wrong_is_not_good(runner: Runner, dom0: Dom0, note: st
     assert counts.notes[0].startswith(note)
 
 
-def test_oxenstored_is_a_lane_of_its_own(runner: Runner, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_lane_with_a_name_may_be_empty(runner: Runner, capfd: pytest.CaptureFixture[str]) -> None:
     dom0 = Dom0(junit=junit(2))
-    assert in_dom0(runner, dom0, store="oxenstored") == Counts(passed=2)
-    assert dom0.command[dom0.command.index("-m", 3) + 1] == "(oxenstored_too) and (not long)"
-    assert capfd.readouterr().out == "oxenstored: in dom0\n"
+    assert in_dom0(runner, dom0, "smp", "not long", lane="smp") == Counts(passed=2)
+    assert dom0.command[dom0.command.index("-m", 3) + 1] == "(smp) and (not long)"
+    assert capfd.readouterr().out == "smp: in dom0\n"
     # Tests may be chosen so that none of them is marked.
-    assert in_dom0(runner, Dom0(status=5, junit=junit(0)), store="oxenstored") == Counts()
+    assert in_dom0(runner, Dom0(status=5, junit=junit(0)), "smp", lane="smp") == Counts()
+
+
+EVERYWHERE = [
+    ("smp", 2, "xenstored", ("smp",)),
+    ("trixie", 1, "xenstored", ("not smp",)),
+    ("bookworm", 1, "xenstored", ("not smp", "not long")),
+    ("oxenstored", 1, "oxenstored", ("oxenstored_too", "not long")),
+]
+ON_TWO_CPUS = [
+    ("trixie", 2, "xenstored", ()),
+    ("bookworm", 2, "xenstored", ("not long",)),
+    ("oxenstored", 2, "oxenstored", ("oxenstored_too", "not long")),
+]
 
 
 @pytest.mark.parametrize(
-    ("release", "marks"), [(None, [(), ("not long",), ()]), ("bookworm", [()])]
+    ("release", "cpus", "expected"),
+    [
+        (None, 1, EVERYWHERE),
+        (None, 2, ON_TWO_CPUS),
+        ("bookworm", 1, [("bookworm", 1, "xenstored", ("not smp",))]),
+    ],
 )
-def test_what_takes_long_runs_on_one_release(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, release: str | None, marks: list[Any]
-) -> None:
-    seen: list[tuple[str, ...]] = []
+def test_which_machines_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, release: str | None, cpus: int,
+    expected: list[Any],
+) -> None:  # fmt: skip
+    """What takes long runs on one release; what needs two CPUs where there are two."""
+    seen: list[tuple[str, int, str, tuple[str, ...]]] = []
 
-    def in_dom0(_: Runner, context: Context, paths: list[str], *marks: str, **__: Any) -> Counts:
-        seen.append(marks)
+    def in_dom0(
+        _: Runner, context: Context, paths: list[str], *marks: str, lane: str = ""
+    ) -> Counts:
+        machine = context.machine
+        seen.append((lane or context.release.name, machine.cpus, machine.store, marks))
         return Counts()
 
     for name in ("prepare", "on_host", "gates", "host_paths"):
@@ -301,8 +334,8 @@ def test_what_takes_long_runs_on_one_release(
     arguments = argparse.Namespace(
         all=True, fast=False, release=release, jobs=1, junit=None, command=[]
     )
-    lanes._run_lanes(Context(cache=Cache(tmp_path)), arguments, ALL)
-    assert seen == marks
+    lanes._run_lanes(Context(Cache(tmp_path), machine=Machine(cpus=cpus)), arguments, ALL)
+    assert seen == expected
 
 
 # The benchmark's gates, with a stand-in for what is measured.

@@ -187,7 +187,8 @@ def test_a_snapshot_belongs_to_one_machine() -> None:
     others = [
         machine.with_icount(),
         replace(machine, memory=5000),
-        replace(machine, cpus=1),
+        replace(machine, cpus=2),
+        replace(machine, dom0_cpus=2),
         replace(machine, store="oxenstored"),
         replace(machine, kernel_arguments=("x",)),
         replace(machine, xen_arguments=("x",)),

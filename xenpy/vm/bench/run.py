@@ -49,7 +49,8 @@ BENCHMARKS: Mapping[str, Benchmark] = {
 
 def machine(base: Machine) -> Machine:
     """The machine to measure in: dom0 has one vCPU, on a CPU that no guest uses."""
-    return replace(base, xen_arguments=(*base.xen_arguments, "dom0_max_vcpus=1", "dom0_vcpus_pin"))
+    pinned = (*base.xen_arguments, "dom0_vcpus_pin")
+    return replace(base, cpus=2, dom0_cpus=1, xen_arguments=pinned)
 
 
 def bench(context: Context, arguments: argparse.Namespace) -> int:
