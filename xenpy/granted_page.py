@@ -5,12 +5,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeAlias
 
 from xenpy.gnttab import SharedPages
 from xenpy.types import GrantRef
 
-__all__ = ["GrantedPage", "ReturnedPages"]
+__all__ = ["Asked", "GrantedPage", "ReturnedPages"]
+
+Asked: TypeAlias = tuple[int, int]
+"""A request: the number of its ring, and its id."""
 
 
 class GrantedPage:
@@ -67,18 +70,18 @@ class ReturnedPages:
     """
 
     def __init__(self) -> None:
-        self._waiting: list[tuple[set[int], SharedPages]] = []
+        self._waiting: list[tuple[set[Asked], SharedPages]] = []
 
-    def give_back(self, pages: SharedPages, in_flight: Iterable[int]) -> None:
+    def give_back(self, pages: SharedPages, in_flight: Iterable[Asked]) -> None:
         """Close them once all of these requests have been answered."""
         self._waiting.append((set(in_flight), pages))
         self.answered(())
 
-    def answered(self, idents: Iterable[int]) -> None:
+    def answered(self, requests: Iterable[Asked]) -> None:
         """These are in flight no more."""
-        left: list[tuple[set[int], SharedPages]] = []
+        left: list[tuple[set[Asked], SharedPages]] = []
         for in_flight, pages in self._waiting:
-            in_flight.difference_update(idents)
+            in_flight.difference_update(requests)
             if in_flight:
                 left.append((in_flight, pages))
             else:

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Final
 
+from xenpy.ring_keys import MAX_QUEUES, MAX_RING_PAGE_ORDER, NUM_QUEUES
 from xenpy.ring_protocol import RequestT, ResponseT, RingProtocol
 from xenpy.types import XenbusState as S
 from xenpy.wire import CAbi, Record, fields_of
@@ -131,10 +132,17 @@ def page_of(
         slot_sizes={abi: it.slot_size for abi, it in layouts.items()},
         entries={abi: it.entries(1) for abi, it in layouts.items()},
         frontend_path=f"/local/domain/DOMID/device/{protocol.name}/DEVID",
-        frontend_keys=_frontend_keys(protocol.name, protocol.max_ring_page_order),
+        frontend_keys=_frontend_keys(
+            protocol.name, protocol.max_ring_page_order, protocol.max_rings
+        ),
         backend_path=f"/local/domain/BACKEND/backend/{protocol.name}/DOMID/DEVID",
         backend_keys=_backend_keys(
-            protocol.name, {"max-ring-page-order": protocol.max_ring_page_order, **(features or {})}
+            protocol.name,
+            {
+                MAX_RING_PAGE_ORDER: protocol.max_ring_page_order,
+                MAX_QUEUES: protocol.max_rings,
+                **(features or {}),
+            },
         ),
         connecting=_connecting(),
         closing=_closing(),
@@ -174,10 +182,14 @@ def _layout(record: Record, fields: Mapping[str, str]) -> Layout:
     return Layout(record.size, dict(record.offsets), padding)
 
 
-def _frontend_keys(name: str, max_ring_page_order: int) -> Sequence[Key]:
+def _frontend_keys(name: str, max_ring_page_order: int, max_rings: int) -> Sequence[Key]:
     pages = (
         Key("ring-page-order", "frontend", f"0 to {max_ring_page_order}: of the ring's pages"),
         Key("ring-ref0 ...", "frontend", "instead of ring-ref, if ring-page-order is not 0"),
+    )
+    queues = (
+        Key(NUM_QUEUES, "frontend", f"1 to {max_rings}: rings of the device"),
+        Key("queue-N/...", "frontend", "of several rings, each has its ring-ref and event-channel"),
     )
     return (
         Key("backend", "toolstack", f"/local/domain/BACKEND/backend/{name}/DOMID/DEVID"),
@@ -186,6 +198,7 @@ def _frontend_keys(name: str, max_ring_page_order: int) -> Sequence[Key]:
         Key("ring-ref", "frontend", "the grant reference of the ring's page, for writing"),
         *(pages if max_ring_page_order else ()),
         Key("event-channel", "frontend", "an unbound port for the backend's domain"),
+        *(queues if max_rings > 1 else ()),
         Key("protocol", "frontend", " or ".join(abi.protocol for abi in CAbi)),
     )
 

@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import traceback
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
@@ -26,11 +27,11 @@ from xenpy.errors import PeerError, XenError
 from xenpy.gnttab import CopySegment, GrantTable
 from xenpy.gnttab import Mapping as PageMapping
 from xenpy.memory import LocalMemory
-from xenpy.peer_keys import number
+from xenpy.ring_keys import MAX_QUEUES, MAX_RING_PAGE_ORDER, read_rings
 from xenpy.ring_protocol import RequestT, ResponseT, RingProtocol
 from xenpy.ring_server import RingServer
 from xenpy.suggest import Suggestions
-from xenpy.types import PAGE_SIZE, DevId, GrantRef, Port
+from xenpy.types import PAGE_SIZE, DevId, GrantRef
 from xenpy.wire import CAbi
 
 __all__ = ["Backend", "driver_of", "own_driver"]
@@ -50,7 +51,7 @@ class Backend(Generic[RequestT, ResponseT]):
     Attributes:
         protocol: what is spoken.
         features: keys to publish before a frontend connects.
-        max_inflight: requests that are being worked on at a time.
+        max_inflight: requests of a ring that are being worked on at a time.
         context: what the framework says of the device; `context.log` is bounded.
         frontend: the keys that the frontend has published: hostile.
     """
@@ -200,35 +201,46 @@ class RingDevice(Device, Generic[RequestT, ResponseT]):
         super().__init__(context)
         self._backend = backend
         self._suggestions = suggestions
-        self._server: RingServer[RequestT, ResponseT] | None = None
+        self._servers: list[RingServer[RequestT, ResponseT]] = []
         self._held = ExitStack()
         self._requests = self._notifications = 0
 
     async def prepare(self) -> Keys:
-        # Also if it is 0: a key that an earlier version has left would promise more.
-        order = self._backend.protocol.max_ring_page_order
-        return {"max-ring-page-order": order, **self._backend.features}
+        protocol = self._backend.protocol
+        return {
+            # Also if it is 0: a key that an earlier version has left would promise more.
+            MAX_RING_PAGE_ORDER: protocol.max_ring_page_order,
+            MAX_QUEUES: protocol.max_rings,
+            **self._backend.features,
+        }
 
     async def connect(self, frontend: Mapping[str, str]) -> Keys:
         backend, xen, domid = self._backend, self.context.xen, self.context.domid
-        refs = _ring_refs(frontend, backend.protocol.max_ring_page_order)
-        port = Port(number(frontend, "event-channel"))
-        server = RingServer(
-            backend.protocol, _abi_of(frontend), backend.handle, _batch_of(backend),
-            self._failed, backend.max_inflight, self.context.on_failure,
-        )  # fmt: skip
+        protocol = backend.protocol
+        places = read_rings(
+            frontend, max_ring_page_order=protocol.max_ring_page_order, max_rings=protocol.max_rings
+        )
+        abi = _abi_of(frontend)
         suggestions = self._suggestions
         backend.frontend = suggestions.watched(frontend) if suggestions else frontend
+        servers: list[RingServer[RequestT, ResponseT]] = []
         with ExitStack() as held:
             held.callback(backend.let_go)
             backend.grants = xen.open_grants()
-            channels = held.enter_context(open_restricted(xen, domid))
-            server.open(backend.grants, channels, domid, refs, port)
-            held.callback(server.close)
+            for place in places:
+                server = RingServer(
+                    protocol, abi, backend.handle, _batch_of(backend), self._failed,
+                    backend.max_inflight, self.context.on_failure,
+                )  # fmt: skip
+                channels = held.enter_context(open_restricted(xen, domid))
+                server.open(backend.grants, channels, domid, place.refs, place.port)
+                held.callback(server.close)
+                servers.append(server)
             await self._call_connect()
             self._held = held.pop_all()
-        self._server = server
-        server.start()
+        self._servers = servers
+        for server in servers:
+            server.start()
         return {}
 
     async def _call_connect(self) -> None:
@@ -240,13 +252,14 @@ class RingDevice(Device, Generic[RequestT, ResponseT]):
             raise DeviceError(f"connect: {type(error).__name__}: {error}") from error
 
     async def disconnect(self) -> None:
-        server = self._server
-        if server is None:
+        servers = self._servers
+        if not servers:
             return
-        await server.stop()
-        self._server = None
-        self._requests += server.requests
-        self._notifications += server.notifications
+        await asyncio.gather(*(server.stop() for server in servers))
+        self._servers = []
+        for server in servers:
+            self._requests += server.requests
+            self._notifications += server.notifications
         self._held.close()
         try:
             await self._backend.disconnect()
@@ -263,10 +276,10 @@ class RingDevice(Device, Generic[RequestT, ResponseT]):
         return self._backend.failed(request, error)
 
     def stats(self) -> Mapping[str, int]:
-        server = self._server
         return {
-            "requests": self._requests + (server.requests if server else 0),
-            "notifications": self._notifications + (server.notifications if server else 0),
+            "requests": self._requests + sum(server.requests for server in self._servers),
+            "notifications": self._notifications
+            + sum(server.notifications for server in self._servers),
         }
 
 
@@ -275,15 +288,6 @@ def _ref(number: int) -> GrantRef:
     if number >> 32:
         raise XenError(errno.EINVAL, "grant", "a reference has 32 bits", ref=number)
     return GrantRef(number)
-
-
-def _ring_refs(frontend: Mapping[str, str], max_order: int) -> list[GrantRef]:
-    """As blkif.h has them: `ring-ref` alone, or `ring-ref0`, `ring-ref1` and so on."""
-    order = number(frontend, "ring-page-order", 0)
-    if order > max_order:
-        raise PeerError(f"ring-page-order is {order}, and {max_order} was offered")
-    names = [f"ring-ref{page}" for page in range(1 << order)] if order else ["ring-ref"]
-    return [GrantRef(number(frontend, name)) for name in names]
 
 
 def _batch_of(

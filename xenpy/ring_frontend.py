@@ -11,154 +11,110 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import re
 from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType, TracebackType
 from typing import Final, Generic, Self
 
 from xenpy.backend import Keys
-from xenpy.errors import PeerError, XenError
+from xenpy.errors import XenError
 from xenpy.frontend import Frontend, FrontendAccess, FrontendContext, NativeFrontend
 from xenpy.frontend_life import FrontendLife
 from xenpy.gnttab import GrantShare
-from xenpy.granted_page import GrantedPage, ReturnedPages
+from xenpy.granted_page import Asked, GrantedPage, ReturnedPages
 from xenpy.paths import frontend_path
 from xenpy.peer_keys import number
-from xenpy.ports import Ports
-from xenpy.ring import FrontRing
+from xenpy.ring_asker import RingAsker
+from xenpy.ring_keys import MAX_QUEUES, MAX_RING_PAGE_ORDER, TRANSPORT_KEYS, written
 from xenpy.ring_protocol import RequestT, ResponseT, RingProtocol
-from xenpy.types import DevId, DomId, GrantRef, Port
+from xenpy.types import DevId, DomId
+from xenpy.wire import CAbi
 from xenpy.xenstore import Store
 
 __all__ = ["NOTHING", "Connection", "GrantedPage", "connect"]
 
 
 class RingFrontend(Frontend, Generic[RequestT, ResponseT]):
-    """The driver's half as `FrontendLife` sees it."""
+    """The driver's half as `FrontendLife` sees it.
 
-    transport_keys = re.compile(r"ring-ref\d*|ring-page-order|event-channel|protocol")
+    Args:
+        rings: how many to have, if the backend offers as many.
+    """
+
+    transport_keys = TRANSPORT_KEYS
 
     def __init__(
         self,
         context: FrontendContext,
         protocol: RingProtocol[RequestT, ResponseT],
         features: Keys,
+        rings: int,
     ) -> None:
         super().__init__(context)
         self._features = features
         self._protocol = protocol
-        self._codec = protocol.codec()
-        self._held = ExitStack()
-        self._asked: dict[int, asyncio.Future[ResponseT]] = {}
-        self._room = asyncio.Event()
+        self._wanted = rings
         self._draining = False
         self.pages = ReturnedPages()
-        self._ring: FrontRing | None = None
-        self._ports: Ports
-        self._port: Port
+        self.rings: Sequence[RingAsker[RequestT, ResponseT]] = ()
         self.backend: Mapping[str, str] = {}
 
     async def publish(self, backend: Mapping[str, str]) -> Keys:
-        offered = number(backend, "max-ring-page-order", 0)
-        order = min(offered, self._protocol.max_ring_page_order)
-        with ExitStack() as held:
-            share = held.enter_context(self.context.xen.open_share())
-            pages = share.share(self.context.peer, 1 << order)
-            held.callback(pages.close)
-            self._ports = Ports(self.context.xen.open_evtchn())
-            held.callback(self._ports.close)
-            self._port = self._ports.listen(self.context.peer, self._service)
-            self._ring = FrontRing(pages, self._codec.layout, nr_pages=1 << order)
-            self._held = held.pop_all()
+        protocol = self._protocol
+        order = min(number(backend, MAX_RING_PAGE_ORDER, 0), protocol.max_ring_page_order)
+        count = max(1, min(number(backend, MAX_QUEUES, 1), self._wanted, protocol.max_rings))
+        rings: list[RingAsker[RequestT, ResponseT]] = []
+        self.rings = rings
         self._draining = False
+        for ring in range(count):
+            answered = partial(self._answered, ring)
+            rings.append(RingAsker(self.context, protocol, 1 << order, answered))
         return {
             **self._features,
-            **_ring_keys(pages.refs),
-            "event-channel": int(self._port),
-            "protocol": self._codec.abi.protocol,
+            **written([ring.place for ring in rings]),
+            "protocol": CAbi.native().protocol,
         }
 
     async def connect(self, backend: Mapping[str, str]) -> None:
         self.backend = backend
 
+    async def changed(self, backend: Mapping[str, str]) -> None:
+        self.backend = backend
+
     async def drain(self) -> None:
         self._draining = True
-        while self._asked:
-            await asyncio.wait(list(self._asked.values()))
+        while waiting := [answer for ring in self.rings for answer in ring.asked.values()]:
+            await asyncio.wait(waiting)
 
     async def disconnect(self, reason: Exception) -> None:
-        self._ring = None
-        for waiting in self._asked.values():
-            if not waiting.done():
-                waiting.set_exception(reason)
-                # Nobody waits for some of them any more.
-                waiting.exception()
-        self._asked.clear()
+        rings, self.rings = self.rings, ()
+        for ring in rings:
+            ring.close(reason)
         self.pages.forget()
-        self._room.set()
-        self._held.close()
 
     @property
-    def in_flight(self) -> set[int]:
-        """The ids of requests that are not answered."""
-        return set(self._asked)
+    def in_flight(self) -> set[Asked]:
+        """The requests that are not answered."""
+        return {(number, ident) for number, ring in enumerate(self.rings) for ident in ring.asked}
 
-    async def put(self, request: RequestT) -> asyncio.Future[ResponseT] | None:
-        """Put a request into the ring, once there is room.  Returns what its response comes in;
+    async def put(self, request: RequestT, number: int) -> asyncio.Future[ResponseT] | None:
+        """Put a request into a ring, once there is room.  Returns what its response comes in;
         None if the ring has gone meanwhile, and nothing was sent."""
-        ident = self._protocol.id_of_request(request)
-        slot = self._codec.pack_request(request)
-        ring = self._ring
-        while ring is not None and not ring.free:
-            self._room.clear()
-            await self._room.wait()
-            ring = self._ring
-        if ring is None:
+        rings = self.rings
+        if not rings:
+            return None
+        if not 0 <= number < len(rings):
+            raise ValueError(f"there is no ring {number}: the device has {len(rings)}")
+        if not await rings[number].room():
             return None
         if self._draining:
             raise XenError(errno.ESHUTDOWN, "request", path=self.context.ends.path)
-        if ident in self._asked:
-            raise ValueError(f"a request with id {ident} is in flight already")
-        answer: asyncio.Future[ResponseT] = asyncio.get_running_loop().create_future()
-        self._asked[ident] = answer
-        if ring.put([slot]):
-            self._ports.notify(self._port)
-        return answer
+        return rings[number].put(request)
 
-    def _service(self) -> int:
-        taken = 0
-        ring = self._ring
-        try:
-            while ring is not None:
-                slots = ring.take()
-                if not slots and not ring.final_check():
-                    break
-                taken += len(slots)
-                for slot in slots:
-                    self._answered(self._codec.response(slot))
-        except PeerError as error:
-            self.context.on_failure(error)
-        self._room.set()
-        return taken
-
-    def _answered(self, response: ResponseT) -> None:
-        ident = self._protocol.id_of_response(response)
-        answer = self._asked.pop(ident, None)
-        if answer is None:
-            raise PeerError(f"an answer to request {ident:#x}, which is not in flight")
-        self.pages.answered([ident])
-        if not answer.done():
-            answer.set_result(response)
-
-
-def _ring_keys(refs: Sequence[GrantRef]) -> Keys:
-    """A ring of one page as every backend knows it, one of several as blkif.h has it."""
-    if len(refs) == 1:
-        return {"ring-ref": int(refs[0])}
-    pages = {f"ring-ref{page}": int(ref) for page, ref in enumerate(refs)}
-    return {"ring-page-order": len(refs).bit_length() - 1, **pages}
+    def _answered(self, ring: int, ident: int) -> None:
+        self.pages.answered([(ring, ident)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +124,7 @@ class How:
     devid: int
     domid: DomId | None
     features: Keys
+    rings: int
     store: Store | None
     xen: FrontendAccess
     timeout: float
@@ -215,6 +172,11 @@ class Connection(Generic[RequestT, ResponseT]):
         """The keys that the backend has published: hostile, as `xenpy.peer_keys` takes them."""
         return self._device.backend
 
+    @property
+    def rings(self) -> int:
+        """How many there are; 0 while the backend is away."""
+        return len(self._device.rings)
+
     def grant(self, *, writable: bool = True) -> GrantedPage:
         """A page that the backend may read, and write if `writable`.
 
@@ -228,14 +190,18 @@ class Connection(Generic[RequestT, ResponseT]):
         pages = self._share.share(device.context.peer, 1, writable=writable)
         return GrantedPage(pages, lambda it: device.pages.give_back(it, device.in_flight))
 
-    async def request(self, request: RequestT) -> ResponseT:
+    async def request(self, request: RequestT, *, ring: int = 0) -> ResponseT:
         """Ask; the response with the same id.  Waits for a slot if the ring is full, and for the
         backend if it is away.
 
         A caller that stops waiting leaves the request to the backend: its id stays in flight.
 
+        Args:
+            ring: which, of the `rings` that there are; each has ids of its own.
+
         Raises:
-            ValueError: a number does not fit its field, or its id is in flight.
+            ValueError: a number does not fit its field, its id is in flight, or there is no such
+                ring.
             XenTimeoutError: the backend does not come back.
             XenError: ECONNRESET, the backend started over, and nobody knows what was done;
                 ESHUTDOWN, ENODEV, the device is closed or gone.
@@ -243,12 +209,12 @@ class Connection(Generic[RequestT, ResponseT]):
         """
         while True:
             await self._life.ready(self._how.timeout)
-            answer = await self._device.put(request)
+            answer = await self._device.put(request, ring)
             if answer is not None:
                 return await asyncio.shield(answer)
 
     def _make(self, context: FrontendContext) -> Frontend:
-        self._device = RingFrontend(context, self._protocol, self._how.features)
+        self._device = RingFrontend(context, self._protocol, self._how.features, self._how.rings)
         return self._device
 
 
@@ -262,6 +228,7 @@ def connect(
     *,
     domid: DomId | None = None,
     features: Keys = NOTHING,
+    rings: int = 1,
     store: Store | None = None,
     xen: FrontendAccess | None = None,
     timeout: float = TIMEOUT,
@@ -274,11 +241,12 @@ def connect(
         devid: its number.
         domid: whose it is; by default this domain's.
         features: keys to publish for the backend.
+        rings: how many to have, if the backend offers so many.
         store: by default one of its own.
         xen: opens handles; `xenpy.testing` has others.
         timeout: seconds to become connected, and to be so again.
         take_over: connect although the nodes say that another frontend is, which may have
             died.  Entering raises what `FrontendLife` does.
     """
-    how = How(devid, domid, features, store, xen or NativeFrontend(), timeout, take_over)
+    how = How(devid, domid, features, rings, store, xen or NativeFrontend(), timeout, take_over)
     return Connection(protocol, how)

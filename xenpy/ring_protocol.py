@@ -31,6 +31,7 @@ RequestT = TypeVar("RequestT", bound=tuple[int, ...])
 ResponseT = TypeVar("ResponseT", bound=tuple[int, ...])
 
 MAX_RING_PAGE_ORDER: Final = 4
+MAX_RINGS: Final = 64
 ID: Final = "id"
 STATUS: Final = "status"
 SIGNED: Final = {"h", "i", "q"}
@@ -88,6 +89,9 @@ class RingProtocol(Generic[RequestT, ResponseT]):
             that both have, which are of one width too, are copied, and all else is 0.
         max_ring_page_order: a ring may have up to 2 to the power of this pages, 0 to 4; both
             sides say what they can (`max-ring-page-order`, `ring-page-order`), as blkif's do.
+        max_rings: a device may have up to so many rings, 1 to 64, each with an event channel;
+            both sides say what they can here too (`multi-queue-max-queues`,
+            `multi-queue-num-queues`).
 
     Raises:
         TypeError, ValueError: one of them is not as it says above.
@@ -101,12 +105,16 @@ class RingProtocol(Generic[RequestT, ResponseT]):
         *,
         failure: Callable[[RequestT, int], ResponseT] | None = None,
         max_ring_page_order: int = 0,
+        max_rings: int = 1,
     ) -> None:
         check_name(name)
         if not 0 <= max_ring_page_order <= MAX_RING_PAGE_ORDER:
             raise ValueError(f"max_ring_page_order is {max_ring_page_order}; 0 to 4 it can be")
+        if not 1 <= max_rings <= MAX_RINGS:
+            raise ValueError(f"max_rings is {max_rings}; 1 to {MAX_RINGS} it can be")
         self.name = name
         self.max_ring_page_order = max_ring_page_order
+        self.max_rings = max_rings
         self.request, self.response = request, response
         self._make_response: Callable[..., ResponseT] = response
         asked, answered = fields_of(request), fields_of(response)

@@ -40,6 +40,7 @@ class Response(NamedTuple):
 
 WORK = RingProtocol("xenpy-work", Request, Response)
 LARGE = RingProtocol("xenpy-work", Request, Response, max_ring_page_order=2)
+SEVERAL = RingProtocol("xenpy-work", Request, Response, max_ring_page_order=1, max_rings=3)
 SUM, REVERSE, SLOW, BUG, REFUSE, NONSENSE, FILL, ANOTHER, UNKNOWN, CANCELLED = range(10)
 
 
@@ -111,6 +112,10 @@ class Batched(Backend[Request, Response]):
 class Large(Work):
     protocol = LARGE
     max_inflight = 1000
+
+
+class Several(Work):
+    protocol = SEVERAL
 
 
 def ask(pair: Pair, *requests: Request, data: bytes = b"") -> list[tuple[Response, bytes]]:
@@ -244,6 +249,42 @@ def test_a_ring_of_four_pages(pair: Pair) -> None:
     Work.most = 0
     asyncio.run(main())
     assert one < Work.most <= four
+
+
+@pytest.mark.parametrize(("wanted", "rings"), [(1, 1), (2, 2), (9, 3)])
+def test_several_rings(pair: Pair, wanted: int, rings: int) -> None:
+    """Each has ids, slots and requests in work of its own, and any may name a page."""
+    made: list[Several] = []
+
+    def make(context: DeviceContext) -> Several:
+        made.append(Several(context))
+        return made[-1]
+
+    async def main() -> None:
+        async with pair(Several, make, rings=wanted) as link:
+            assert link.rings == rings
+            assert made[0].frontend.get("multi-queue-num-queues", "1") == str(rings)
+            assert number(made[0].frontend, "ring-page-order") == 1
+            with link.grant() as page:
+                page[:4] = b"abcd"
+                asked = [
+                    link.request(Request(ident, page.ref, 4, SUM), ring=ring)
+                    for ring in range(rings) for ident in range(40)
+                ]  # fmt: skip
+                answers = await asyncio.gather(*asked)
+            assert answers == [Response(n, sum(b"abcd"), 0) for n in range(40)] * rings
+            slow = [
+                link.request(Request(ident, 0, 0, SLOW), ring=ring)
+                for ring in range(rings) for ident in range(6)
+            ]  # fmt: skip
+            await asyncio.gather(*slow)
+            with pytest.raises(ValueError, match=f"no ring {rings}"):
+                await link.request(Request(0, 0, 0, SLOW), ring=rings)
+
+    Work.most = 0
+    asyncio.run(main())
+    assert Several.most <= Several.max_inflight * rings
+    assert Several.most > Several.max_inflight * (rings - 1)
 
 
 def test_an_id_that_is_in_flight_and_a_value_that_does_not_fit(pair: Pair) -> None:

@@ -12,7 +12,16 @@ from typing import NamedTuple
 
 import pytest
 
-from conformance.own_suite import REVERSE, SLOW, WORK, Request, Response, Work
+from conformance.own_suite import (
+    REVERSE,
+    SEVERAL,
+    SLOW,
+    WORK,
+    Request,
+    Response,
+    Several,
+    Work,
+)
 from xenpy import ring_server
 from xenpy.backend import Device, DeviceContext, DeviceError
 from xenpy.devlog import BoundedLog
@@ -111,6 +120,33 @@ def test_r1_an_index_out_of_bounds(xen: FakeXen, ahead: int) -> None:
     guest = xen.domain(GUEST)
     with guest.open_share() as share, guest.open_evtchn() as channels:
         asyncio.run(main(share.share(DOM0, 1), channels.bind_unbound(DOM0)))
+
+
+@pytest.mark.parametrize("broken", [0, 1])
+def test_r1_one_ring_of_two_breaks_the_rules(xen: FakeXen, broken: int) -> None:
+    """The device is closed, and nothing of the other ring is held either."""
+
+    async def main(pages: list[SharedPages], ports: list[int]) -> None:
+        failures: list[Exception] = []
+        made = driver_of(Several, SEVERAL).backend(context_of(xen, failures))
+        await made.prepare()
+        keys = {"multi-queue-num-queues": "2"}
+        for queue, (page, port) in enumerate(zip(pages, ports, strict=True)):
+            keys[f"queue-{queue}/ring-ref"] = str(page.refs[0])
+            keys[f"queue-{queue}/event-channel"] = str(port)
+        with pages[broken].view(REQ_PROD, 4) as index:
+            index[:] = (300).to_bytes(4, "little")
+        await made.connect(keys)
+        await asyncio.sleep(0.05)
+        await made.disconnect()
+        await made.close()
+        (failure,) = failures
+        assert isinstance(failure, PeerError)
+
+    guest = xen.domain(GUEST)
+    with guest.open_share() as share, guest.open_evtchn() as channels:
+        pages = [share.share(DOM0, 1) for _ in range(2)]
+        asyncio.run(main(pages, [channels.bind_unbound(DOM0) for _ in range(2)]))
 
 
 class Padded(NamedTuple):

@@ -20,7 +20,7 @@ LAYERS: list[set[str]] = [
     {
         "memory", "gnttab", "evtchn", "calls", "ctrl", "wire", "ring", "ring_protocol", "xenbus",
         "paths", "peer_keys", "words", "shared_byte", "flex_ring", "stream_protocol",
-        "protocol_page", "protocol_text",
+        "ring_keys", "protocol_page", "protocol_text",
     },
     {
         "store_wire", "store_pyxs", "store_writer", "store_connection", "store_nodes",
@@ -30,7 +30,8 @@ LAYERS: list[set[str]] = [
     {"backend"},
     {
         "device_nodes", "lifecycle", "service", "attach", "driver", "frontend_nodes", "frontend",
-        "frontend_life", "suggest", "ring_server", "ring_backend", "granted_page", "ring_frontend",
+        "frontend_life", "suggest", "ring_server", "ring_backend", "granted_page", "ring_asker",
+        "ring_frontend",
         "stream_backend", "stream_frontend",
     },
     {"drivers"},

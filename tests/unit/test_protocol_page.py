@@ -169,6 +169,13 @@ def test_the_keys_of_a_ring_of_several_pages() -> None:
     assert named["ring-page-order"].startswith("0 to 2")
 
 
+def test_the_keys_of_several_rings() -> None:
+    page = page_of(RingProtocol("lamp", Request, Response, max_rings=8))
+    named = {key.name: key.value for key in (*page.frontend_keys, *page.backend_keys)}
+    assert named["multi-queue-max-queues"] == "8"
+    assert named["multi-queue-num-queues"].startswith("1 to 8")
+
+
 def test_the_widths_have_the_names_of_wire() -> None:
     for name, width in WIDTHS.items():
         assert width_of(width.__metadata__[0]) == (name, int(name[1:]) // 8)

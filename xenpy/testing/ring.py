@@ -25,6 +25,7 @@ class Pair(Protocol):
         make: Callable[[DeviceContext], Backend[RequestT, ResponseT]] | None = None,
         *,
         features: Keys = NOTHING,
+        rings: int = 1,
     ) -> AbstractAsyncContextManager[Connection[RequestT, ResponseT]]: ...
 
 
@@ -34,13 +35,14 @@ async def pair(
     make: Callable[[DeviceContext], Backend[RequestT, ResponseT]],
     protocol: RingProtocol[RequestT, ResponseT],
     features: Keys = NOTHING,
+    rings: int = 1,
 ) -> AsyncGenerator[Connection[RequestT, ResponseT]]:
     """Serve, make a device, and connect to it; then undo it all."""
     driver = driver_of(make, protocol)
     async with (
         serving(world, driver),
         device(world, driver),
-        world.connect(protocol, features=features) as connection,
+        world.connect(protocol, features=features, rings=rings) as connection,
     ):
         yield connection
 
@@ -51,6 +53,7 @@ async def both(
     make: Callable[[DeviceContext], Backend[RequestT, ResponseT]] | None = None,
     *,
     features: Keys = NOTHING,
+    rings: int = 1,
 ) -> AsyncGenerator[Connection[RequestT, ResponseT]]:
     """Serve a backend in a fake domain 0, and connect to it from a fake guest.
 
@@ -61,13 +64,14 @@ async def both(
         backend: the class.
         make: makes one, if it is not called with the context alone.
         features: keys that the frontend publishes.
+        rings: how many the frontend asks for.
 
     Raises:
         AssertionError: at the end a page, a mapping or a port is still held.
     """
     async with (
         fakes() as world,
-        pair(world, make or backend, backend.spoken(), features) as connection,
+        pair(world, make or backend, backend.spoken(), features, rings) as connection,
     ):
         yield connection
 
@@ -78,6 +82,7 @@ async def loopback(
     make: Callable[[DeviceContext], Backend[RequestT, ResponseT]] | None = None,
     *,
     features: Keys = NOTHING,
+    rings: int = 1,
 ) -> AsyncGenerator[Connection[RequestT, ResponseT]]:
     """As `both`, in `this_xen`.
 
@@ -85,6 +90,6 @@ async def loopback(
     """
     async with (
         this_xen() as world,
-        pair(world, make or backend, backend.spoken(), features) as connection,
+        pair(world, make or backend, backend.spoken(), features, rings) as connection,
     ):
         yield connection

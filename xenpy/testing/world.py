@@ -54,10 +54,11 @@ class World:
         devid: int = 0,
         *,
         features: Keys = NOTHING,
+        rings: int = 1,
     ) -> Connection[RequestT, ResponseT]:
         """Connect to a device, as `xenpy.connect` does."""
         return connect(
-            protocol, devid, domid=self.domid, features=features, store=self.store,
+            protocol, devid, domid=self.domid, features=features, rings=rings, store=self.store,
             xen=self.frontend,
         )  # fmt: skip
 
