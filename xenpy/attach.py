@@ -11,6 +11,7 @@ import secrets
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from xenpy.backend import DeviceError, Keys
 from xenpy.errors import XenNotFoundError, XenTimeoutError
@@ -173,19 +174,42 @@ async def _remove(store: Store, ends: Endpoints, *, timeout: float) -> None:
     await store.transact(tidy)
 
 
-async def refresh(store: Store, ends: Endpoints, *, timeout: float = 10.0) -> None:
+async def refresh(
+    store: Store,
+    ends: Endpoints,
+    settings: Mapping[str, str] = MappingProxyType({}),
+    *,
+    timeout: float = 10.0,
+) -> None:
     """Ask a backend to look again at what it serves; returns once it has.
+
+    Args:
+        settings: keys of the backend's directory that are to be others from now on.  If the
+            backend does not take them, they are what they were before.
 
     Raises:
         FileNotFoundError: there is no such device.
         DeviceError: it cannot, and why; or nobody serves the device.
     """
-    asked = secrets.token_hex(8)
+    asked = " ".join([secrets.token_hex(8), *settings])
+    before: dict[str, str | None] = {}
 
     async def ask(tx: Transaction) -> None:
         if not await tx.exists(ends.backend):
             raise FileNotFoundError(f"there is no device {ends.backend}")
+        for key, value in settings.items():
+            before[key] = await tx.get(f"{ends.backend}/{key}")
+            await tx.write(f"{ends.backend}/{key}", value)
         await tx.write(f"{ends.backend}/{REFRESH}", asked)
+
+    async def take_back(tx: Transaction) -> None:
+        if not await tx.exists(ends.backend):
+            return
+        for key, value in before.items():
+            if value is not None:
+                await tx.write(f"{ends.backend}/{key}", value)
+            else:
+                await tx.rm(f"{ends.backend}/{key}")
 
     async def answered(reader: Reader) -> str | None:
         if await reader.get(f"{ends.backend}/{REFRESHED}") != asked:
@@ -196,9 +220,9 @@ async def refresh(store: Store, ends: Endpoints, *, timeout: float = 10.0) -> No
     try:
         reason = await store.wait(answered, timeout=timeout)
     except TimeoutError:
-        text = f"no backend answered within {timeout:g} s: does a daemon serve {ends.backend}?"
-        raise DeviceError(text) from None
+        reason = f"no backend answered within {timeout:g} s: does a daemon serve {ends.backend}?"
     if reason:
+        await store.transact(take_back)
         raise DeviceError(reason)
 
 

@@ -90,7 +90,8 @@ class DeviceContext:
         kind, domid, devid: the backend's kind ("vbd3"), the frontend's domid, the device.
         path: the backend's own directory in XenStore, absolute.
         frontend_path: the frontend's directory; checked to belong to `domid`.
-        backend_keys: the backend's own directory as the toolstack wrote it: trusted.
+        backend_keys: the backend's own directory as the toolstack wrote it: trusted.  What
+            `xenpy reconfigure` gives a driver that has settings replaces those.
         options: what the operator gave on the command line, by name.
         xen: opens grant-table and event-channel handles.
         log: a logger that says the device's name, bounded in lines per second.

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from xenpy.attach import DevicePlan
 from xenpy.backend import Device, DeviceContext
@@ -30,6 +30,8 @@ class Driver:
             into the nodes to write.  Raises ValueError for a word it does not understand.
         check_options: looks at the options' values when the daemon starts.  Raises ValueError
             for one that makes no sense.
+        settings: which of the words of `xenpy attach` may be others later, by
+            `xenpy reconfigure`: name -> help.  They are keys of the backend's directory.
     """
 
     name: str
@@ -39,3 +41,4 @@ class Driver:
     options: Mapping[str, str]
     plan: Callable[[Mapping[str, str], str], DevicePlan]
     check_options: Callable[[Mapping[str, str]], object] = _anything
+    settings: Mapping[str, str] = field(default_factory=dict[str, str])

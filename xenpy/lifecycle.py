@@ -8,7 +8,7 @@ frontend that toggles its state can never have two steps run at once (XSA-350).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from typing import Final
 
@@ -41,7 +41,7 @@ PARKED: Final = "xenpy-parked"
 had taken answered, and the next one may take the device over as it is."""
 REFRESH: Final = "xenpy-refresh"
 """Key in the backend directory: whoever writes something new there asks the backend to look
-again at what it serves."""
+again at what it serves.  After a first word, it names keys of this directory that are others."""
 REFRESHED: Final = "xenpy-refreshed"
 REFRESH_ERROR: Final = "xenpy-refresh-error"
 """The answer: what was written there, and why it could not be done, or nothing."""
@@ -256,6 +256,8 @@ class DeviceLife:
         self._refreshed = asked
         keys: Keys = {}
         reason = ""
+        before = self._context.backend_keys
+        await self._take_settings(asked.split()[1:])
         try:
             async with asyncio.timeout(DISCONNECT_BOUND):
                 keys = await self._device.refresh()
@@ -264,9 +266,18 @@ class DeviceLife:
         except (DeviceError, OSError) as error:
             reason = str(error)[:MAX_ERROR_TEXT]
         if reason:
+            self._context.backend_keys = before
             self._log.warning("cannot look again: %s", reason)
         answer = {**keys, REFRESHED: asked or "", REFRESH_ERROR: reason}
         await self._nodes.tell_again(self.phase, answer)
+
+    async def _take_settings(self, names: Sequence[str]) -> None:
+        keys = dict(self._context.backend_keys)
+        for name in names:
+            keys.pop(name, None)
+            if (value := await self._nodes.get(name)) is not None:
+                keys[name] = value
+        self._context.backend_keys = keys
 
     async def _clear_away(self) -> None:
         """Nodes that `xenpy attach` made are unknown to xl: when the domain has died,

@@ -17,32 +17,31 @@ import errno
 import traceback
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from types import MappingProxyType
 from typing import Final, Generic
 
-from xenpy.attach import DevicePlan
 from xenpy.backend import Device, DeviceContext, DeviceError, Keys, open_restricted
 from xenpy.driver import Driver
 from xenpy.errors import PeerError, XenError
 from xenpy.gnttab import CopySegment, GrantTable
 from xenpy.gnttab import Mapping as PageMapping
 from xenpy.memory import LocalMemory
+from xenpy.own_backend import NO_SETTINGS, OwnBackend, call_hook, own_driver
 from xenpy.ring_keys import MAX_QUEUES, MAX_RING_PAGE_ORDER, read_rings
 from xenpy.ring_protocol import RequestT, ResponseT, RingProtocol
 from xenpy.ring_server import RingServer
 from xenpy.suggest import Suggestions
-from xenpy.types import PAGE_SIZE, DevId, GrantRef
+from xenpy.types import PAGE_SIZE, GrantRef
 from xenpy.wire import CAbi
 
-__all__ = ["Backend", "driver_of", "own_driver"]
+__all__ = ["Backend", "driver_of"]
 
 LIMIT_OF_ERRNO: Final = 4096
 KEPT: Final = 32
 """Pages of one device that slices may keep mapped."""
 
 
-class Backend(Generic[RequestT, ResponseT]):
-    """One device; made when the toolstack makes it, and kept over any number of connections.
+class Backend(OwnBackend, Generic[RequestT, ResponseT]):
+    """One device, and what `OwnBackend` has.
 
     Everything runs in the event loop.  What is raised in `handle` costs that request: an OSError
     is answered with its errno, NotImplementedError with EOPNOTSUPP, anything else is logged and
@@ -50,19 +49,14 @@ class Backend(Generic[RequestT, ResponseT]):
 
     Attributes:
         protocol: what is spoken.
-        features: keys to publish before a frontend connects.
         max_inflight: requests of a ring that are being worked on at a time.
-        context: what the framework says of the device; `context.log` is bounded.
-        frontend: the keys that the frontend has published: hostile.
     """
 
     protocol: RingProtocol[RequestT, ResponseT]
-    features: Keys = MappingProxyType({})
     max_inflight: int = 32
 
     def __init__(self, context: DeviceContext) -> None:
-        self.context = context
-        self.frontend: Mapping[str, str] = {}
+        super().__init__(context)
         self.grants: GrantTable | None = None
         self._kept: list[PageMapping] = []
 
@@ -211,7 +205,7 @@ class RingDevice(Device, Generic[RequestT, ResponseT]):
             # Also if it is 0: a key that an earlier version has left would promise more.
             MAX_RING_PAGE_ORDER: protocol.max_ring_page_order,
             MAX_QUEUES: protocol.max_rings,
-            **self._backend.features,
+            **self._backend.published(),
         }
 
     async def connect(self, frontend: Mapping[str, str]) -> Keys:
@@ -267,6 +261,9 @@ class RingDevice(Device, Generic[RequestT, ResponseT]):
             # Somebody's hook: the device is let go of in any case.
             self.context.log.error("disconnect: %s: %s", type(error).__name__, error)
 
+    async def refresh(self) -> Keys:
+        return await call_hook(self._backend)
+
     async def close(self) -> None:
         """Nothing outlives a connection."""
 
@@ -311,42 +308,17 @@ def driver_of(
     make: Callable[[DeviceContext], Backend[RequestT, ResponseT]],
     protocol: RingProtocol[RequestT, ResponseT],
     suggestions: Suggestions | None = None,
+    settings: Mapping[str, str] = NO_SETTINGS,
 ) -> Driver:
     """What `xenpy serve` and `xenpy attach` know a backend by.
 
-    `xenpy attach NAME DOMID [devid=N]` makes a device of it.
+    `xenpy attach NAME DOMID [devid=N] [SETTING=...]` makes a device of it.
 
     Args:
         make: a backend's class, or what makes one of it.
         suggestions: collects what it does not look at.
+        settings: of that class.
     """
     return own_driver(
-        protocol.name, lambda context: RingDevice(context, make(context), suggestions)
+        protocol.name, settings, lambda context: RingDevice(context, make(context), suggestions)
     )
-
-
-def own_driver(name: str, backend: Callable[[DeviceContext], Device]) -> Driver:
-    """A driver of one's own, whose devices have a number and nothing else to say."""
-    return Driver(
-        name=name,
-        kind=name,
-        summary=f"{name}, a protocol of your own",
-        backend=backend,
-        options={},
-        plan=lambda words, kind: _plan(name, words, kind),
-    )
-
-
-def _plan(name: str, words: Mapping[str, str], kind: str) -> DevicePlan:
-    """The nodes of a device of one's own: `devid=N`, and nothing else to say.
-
-    Raises:
-        ValueError: something else is said.
-    """
-    rest = {key: text for key, text in words.items() if key != "devid"}
-    if rest:
-        raise ValueError(f"{name} takes devid=N, and no {sorted(rest)[0]!r}")
-    text = words.get("devid", "0")
-    if not (text.isascii() and text.isdigit() and len(text) <= 9):
-        raise ValueError(f"devid is {text!r}; give a number")
-    return DevicePlan(name, kind, DevId(int(text)), backend_keys={}, frontend_keys={})

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType, TracebackType
-from typing import Final, Generic, Self
+from typing import Final, Generic, Self, TypeAlias
 
 from xenpy.backend import Keys
 from xenpy.errors import XenError
@@ -41,6 +41,7 @@ class RingFrontend(Frontend, Generic[RequestT, ResponseT]):
 
     Args:
         rings: how many to have, if the backend offers as many.
+        on_change: see `connect`.
     """
 
     transport_keys = TRANSPORT_KEYS
@@ -51,11 +52,13 @@ class RingFrontend(Frontend, Generic[RequestT, ResponseT]):
         protocol: RingProtocol[RequestT, ResponseT],
         features: Keys,
         rings: int,
+        on_change: OnChange,
     ) -> None:
         super().__init__(context)
         self._features = features
         self._protocol = protocol
         self._wanted = rings
+        self._on_change = on_change
         self._draining = False
         self.pages = ReturnedPages()
         self.rings: Sequence[RingAsker[RequestT, ResponseT]] = ()
@@ -81,7 +84,10 @@ class RingFrontend(Frontend, Generic[RequestT, ResponseT]):
         self.backend = backend
 
     async def changed(self, backend: Mapping[str, str]) -> None:
-        self.backend = backend
+        # A state that is written once more need not mean other keys.
+        before, self.backend = self.backend, backend
+        if backend != before:
+            self._on_change(backend)
 
     async def drain(self) -> None:
         self._draining = True
@@ -117,6 +123,13 @@ class RingFrontend(Frontend, Generic[RequestT, ResponseT]):
         self.pages.answered([(ring, ident)])
 
 
+OnChange: TypeAlias = Callable[[Mapping[str, str]], None]
+
+
+def _keep_still(_: Mapping[str, str]) -> None:
+    """A frontend that looks at the keys when it needs them."""
+
+
 @dataclass(frozen=True, slots=True)
 class How:
     """How to connect; see `connect`."""
@@ -125,6 +138,7 @@ class How:
     domid: DomId | None
     features: Keys
     rings: int
+    on_change: OnChange
     store: Store | None
     xen: FrontendAccess
     timeout: float
@@ -214,7 +228,8 @@ class Connection(Generic[RequestT, ResponseT]):
                 return await asyncio.shield(answer)
 
     def _make(self, context: FrontendContext) -> Frontend:
-        self._device = RingFrontend(context, self._protocol, self._how.features, self._how.rings)
+        how = self._how
+        self._device = RingFrontend(context, self._protocol, how.features, how.rings, how.on_change)
         return self._device
 
 
@@ -229,6 +244,7 @@ def connect(
     domid: DomId | None = None,
     features: Keys = NOTHING,
     rings: int = 1,
+    on_change: OnChange = _keep_still,
     store: Store | None = None,
     xen: FrontendAccess | None = None,
     timeout: float = TIMEOUT,
@@ -242,11 +258,15 @@ def connect(
         domid: whose it is; by default this domain's.
         features: keys to publish for the backend.
         rings: how many to have, if the backend offers so many.
+        on_change: called with the backend's keys, `Connection.backend`, when they are others
+            while connected.  It may raise PeerError, which closes the device.
         store: by default one of its own.
         xen: opens handles; `xenpy.testing` has others.
         timeout: seconds to become connected, and to be so again.
         take_over: connect although the nodes say that another frontend is, which may have
             died.  Entering raises what `FrontendLife` does.
     """
-    how = How(devid, domid, features, rings, store, xen or NativeFrontend(), timeout, take_over)
+    how = How(
+        devid, domid, features, rings, on_change, store, xen or NativeFrontend(), timeout, take_over
+    )
     return Connection(protocol, how)

@@ -15,7 +15,6 @@ import asyncio
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
-from types import MappingProxyType
 from typing import Final
 
 from xenpy.backend import Device, DeviceContext, DeviceError, Keys, open_restricted
@@ -23,9 +22,9 @@ from xenpy.byte_stream import ByteStream
 from xenpy.driver import Driver
 from xenpy.errors import PeerError
 from xenpy.flex_ring import FlexRing, parse_interface
+from xenpy.own_backend import NO_SETTINGS, OwnBackend, call_hook, own_driver
 from xenpy.peer_keys import number
 from xenpy.ports import Ports
-from xenpy.ring_backend import own_driver
 from xenpy.stream_protocol import StreamProtocol
 from xenpy.types import GrantRef, Port
 
@@ -35,22 +34,14 @@ STOP_BOUND: Final = 2.0
 """Seconds that `serve` may take when the frontend has gone."""
 
 
-class StreamBackend:
-    """One device; made when the toolstack makes it, and kept over any number of connections.
+class StreamBackend(OwnBackend):
+    """One device, and what `OwnBackend` has.
 
     Attributes:
         protocol: what is spoken.
-        features: keys to publish before a frontend connects.
-        context: what the framework says of the device; `context.log` is bounded.
-        frontend: the keys that the frontend has published: hostile.
     """
 
     protocol: StreamProtocol
-    features: Keys = MappingProxyType({})
-
-    def __init__(self, context: DeviceContext) -> None:
-        self.context = context
-        self.frontend: Mapping[str, str] = {}
 
     async def serve(self, stream: ByteStream) -> None:
         """Talk to a frontend, from its coming to its going.
@@ -74,7 +65,7 @@ class StreamDevice(Device):
 
     async def prepare(self) -> Keys:
         order = self._backend.protocol.max_ring_order
-        return {"max-ring-page-order": order, **self._backend.features}
+        return {"max-ring-page-order": order, **self._backend.published()}
 
     async def connect(self, frontend: Mapping[str, str]) -> Keys:
         context, backend = self.context, self._backend
@@ -123,6 +114,9 @@ class StreamDevice(Device):
         self._sent += stream.sent
         self._held.close()
 
+    async def refresh(self) -> Keys:
+        return await call_hook(self._backend)
+
     async def close(self) -> None:
         """Nothing outlives a connection."""
 
@@ -135,11 +129,14 @@ class StreamDevice(Device):
 
 
 def stream_driver_of(
-    make: Callable[[DeviceContext], StreamBackend], protocol: StreamProtocol
+    make: Callable[[DeviceContext], StreamBackend],
+    protocol: StreamProtocol,
+    settings: Mapping[str, str] = NO_SETTINGS,
 ) -> Driver:
     """What `xenpy serve` and `xenpy attach` know a backend by.
 
     Args:
         make: a backend's class, or what makes one of it.
+        settings: of that class.
     """
-    return own_driver(protocol.name, lambda context: StreamDevice(context, make(context)))
+    return own_driver(protocol.name, settings, lambda context: StreamDevice(context, make(context)))

@@ -1,28 +1,37 @@
 # SPDX-License-Identifier: MIT
 """A protocol of one's own, both halves: one suite for the fakes and for a real Xen.
 
-A module that runs it imports every name and defines a fixture `pair`: a `xenpy.testing.ring.Pair`.
+A module that runs it imports every name and defines two fixtures: `pair`, a
+`xenpy.testing.ring.Pair`, and `enter`, which enters a `xenpy.testing.world.World`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import pytest
 
-from xenpy.backend import DeviceContext
+from xenpy.attach import endpoints, refresh
+from xenpy.backend import DeviceContext, DeviceError, Keys
 from xenpy.errors import PeerError, XenError
+from xenpy.paths import backend_path
 from xenpy.peer_keys import flag, number
-from xenpy.ring_backend import Backend
+from xenpy.ring_backend import Backend, driver_of
+from xenpy.ring_frontend import connect
 from xenpy.ring_protocol import Codec, RingProtocol
 from xenpy.testing.ring import Pair
+from xenpy.testing.world import World, device, reconfigure, serving
+from xenpy.types import DOM0, DevId
 from xenpy.wire import i16, u8, u16, u32, u64
 
 BAD_REF = 2**31
+
+Enter: TypeAlias = Callable[[], AbstractAsyncContextManager[World]]
 
 
 class Request(NamedTuple):
@@ -116,6 +125,28 @@ class Large(Work):
 
 class Several(Work):
     protocol = SEVERAL
+
+
+class Tuned(Backend[Request, Response]):
+    """Answers with what it is set to."""
+
+    protocol = WORK
+    features = MappingProxyType({"level": 1, "colour": "blue"})
+    settings = MappingProxyType({"level": "what it answers", "colour": "of no effect"})
+
+    def __init__(self, context: DeviceContext) -> None:
+        super().__init__(context)
+        self.level = int(context.backend_keys.get("level", "1"))
+
+    async def reconfigure(self) -> Keys:
+        level = int(self.context.backend_keys["level"])
+        if level > 100:
+            raise DeviceError(f"level is {level}, 100 at most")
+        self.level = level
+        return {"max-level": level}
+
+    def handle(self, request: Request) -> Response:
+        return Response(request.id, self.level, 0)
 
 
 def ask(pair: Pair, *requests: Request, data: bytes = b"") -> list[tuple[Response, bytes]]:
@@ -285,6 +316,61 @@ def test_several_rings(pair: Pair, wanted: int, rings: int) -> None:
     asyncio.run(main())
     assert Several.most <= Several.max_inflight * rings
     assert Several.most > Several.max_inflight * (rings - 1)
+
+
+def test_settings_and_others_later(enter: Enter) -> None:
+    """The frontend is told; what the backend does not take leaves everything as it was."""
+
+    async def main() -> None:
+        driver = driver_of(Tuned, WORK, settings=Tuned.settings)
+        seen: list[str | None] = []
+        async with (
+            enter() as world,
+            serving(world, driver),
+            device(world, driver, settings={"level": "7"}),
+            connect(
+                WORK, domid=world.domid, store=world.store, xen=world.frontend,
+                on_change=lambda keys: seen.append(keys.get("max-level")),
+            ) as link,
+        ):  # fmt: skip
+
+            async def level() -> int:
+                return (await link.request(Request(1, 0, 0, SUM))).value
+
+            path = f"{backend_path(DOM0, WORK.name, world.domid, DevId(0))}/level"
+            assert await level() == 7
+            assert (link.backend["level"], link.backend["colour"]) == ("7", "blue")
+            await reconfigure(world, driver, {"level": "9", "colour": "red"})
+            assert await level() == 9
+            for _ in range(500):
+                if "9" in seen:
+                    break
+                await asyncio.sleep(0.01)
+            assert seen[-1] == "9"
+            assert (link.backend["level"], link.backend["colour"]) == ("9", "red")
+            for text, why in (("101", "100 at most"), ("many", "reconfigure: ValueError")):
+                with pytest.raises(DeviceError, match=why):
+                    await reconfigure(world, driver, {"level": text})
+                assert await level() == 9
+                assert await world.store.read(path) == "9"
+            await reconfigure(world, driver, {"level": "3"})
+            assert await level() == 3
+
+    asyncio.run(main())
+
+
+def test_a_backend_without_settings_takes_none(enter: Enter) -> None:
+    async def main() -> None:
+        driver = driver_of(Work, WORK)
+        async with enter() as world, serving(world, driver), device(world, driver):
+            with pytest.raises(ValueError, match="takes devid=N, and no 'level'"):
+                await reconfigure(world, driver, {"level": "9"})
+            ends = endpoints(world.domid, WORK.name, WORK.name, DevId(0), DOM0)
+            with pytest.raises(DeviceError, match="no others later"):
+                await refresh(world.store, ends, {"level": "9"})
+            assert await world.store.get(f"{ends.backend}/level") is None
+
+    asyncio.run(main())
 
 
 def test_an_id_that_is_in_flight_and_a_value_that_does_not_fit(pair: Pair) -> None:

@@ -28,6 +28,7 @@ from xenpy.cli import (
     detach,
     main,
     new,
+    reconfigure,
     run,
     serve,
     vchan,
@@ -113,7 +114,7 @@ def accepted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[Seque
         assert device_path(args.device, DOM0).startswith("/local/domain/0/")
         return 0
 
-    for module in (attach, detach, block_resize):
+    for module in (attach, detach, block_resize, reconfigure):
         monkeypatch.setattr(module, "run", plan)
     for verb in (block_bench, block_info, block_read, block_write):
         monkeypatch.setattr(verb, "run", named)

@@ -31,6 +31,7 @@ PAGES = {
     ("protocol",): "xenpy-protocol.1",
     ("attach",): "xenpy-attach.8",
     ("detach",): "xenpy-attach.8",
+    ("reconfigure",): "xenpy-attach.8",
     ("block", "info"): "xenpy-block.1",
     ("block", "read"): "xenpy-block.1",
     ("block", "write"): "xenpy-block.1",

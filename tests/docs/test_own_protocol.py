@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import importlib
 import os
 import subprocess
 import sys
@@ -12,11 +14,17 @@ import pytest
 
 from conformance.bare import asked_twice
 from fences import ROOT
+from xenpy.backend import DeviceError
 from xenpy.cli.main import main
+from xenpy.ring_backend import driver_of
 from xenpy.testing.fake_xen import FakeXen
+from xenpy.testing.world import device, fakes, reconfigure, serving
 from xenpy.types import DOM0, DomId
 
-SHOWN = {"xor.py": 16, "ask_xor.py": 10, "bare_xor.py": 20, "shout.py": 8, "whisper.py": 9}
+SHOWN = {
+    "xor.py": 16, "ask_xor.py": 10, "bare_xor.py": 20, "shout.py": 8, "whisper.py": 9,
+    "dimmer.py": 27,
+}  # fmt: skip
 """Lines that each may have."""
 
 
@@ -48,6 +56,30 @@ def test_a_backend_without_the_framework() -> None:
     assert asked_twice(*halves, DOM0, guest) == [b"   ", b"\0\0\0"]
     assert not any(xen.census().values())
     xen.close()
+
+
+def test_the_dimmer_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "docs/howto")
+    dimmer = importlib.import_module("dimmer")
+    driver = driver_of(dimmer.Dimmer, dimmer.DIMMER, settings=dimmer.Dimmer.settings)
+
+    async def main() -> None:
+        async with (
+            fakes() as world, serving(world, driver), device(world, driver),
+            world.connect(dimmer.DIMMER) as link,
+        ):  # fmt: skip
+
+            async def brightest() -> int:
+                return (await link.request(dimmer.Request(1, 50))).level
+
+            assert (await brightest(), link.backend["max-level"]) == (10, "10")
+            await reconfigure(world, driver, {"max-level": "30"})
+            assert await brightest() == 30
+            with pytest.raises(DeviceError, match="100 levels"):
+                await reconfigure(world, driver, {"max-level": "101"})
+            assert await brightest() == 30
+
+    asyncio.run(main())
 
 
 MINE = """\

@@ -6,9 +6,16 @@ from __future__ import annotations
 import pytest
 
 from conformance.own_suite import *  # noqa: F403 - the tests themselves
+from conformance.own_suite import Enter
 from xenpy.testing.ring import Pair, both
+from xenpy.testing.world import fakes
 
 
 @pytest.fixture
 def pair() -> Pair:
     return both
+
+
+@pytest.fixture
+def enter() -> Enter:
+    return fakes

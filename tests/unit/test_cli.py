@@ -266,6 +266,49 @@ def test_a_driver_of_another_distribution_is_found(
     served.result(PATIENCE)
 
 
+DIMMER = str(Path(__file__).parents[2] / "docs/howto/dimmer.py")
+DIMMED = "/local/domain/0/backend/dimmer/7/1"
+
+
+def test_settings_are_given_and_given_again(
+    store: StoreThread, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    served = store.start_backend(DIMMED)
+    device = [DIMMER, "7", "devid=1", "--store", store.path]
+    assert main(["attach", *device, "max-level=20"]) == 0
+    assert store.ask(lambda fake: fake.read(f"{DIMMED}/max-level")) == "20"
+    capsys.readouterr()
+    answered(store, monkeypatch, "", DIMMED, "token max-level")
+    assert main(["reconfigure", *device, "max-level=30"]) == 0
+    assert capsys.readouterr().out == "dimmer/7/1: max-level=30\n"
+    assert store.ask(lambda fake: fake.read(f"{DIMMED}/{REFRESH}")) == "token max-level"
+    assert main(["reconfigure", *device, "max-level=30", "--json"]) == 0
+    said = {"backend": DIMMED, "settings": {"max-level": "30"}}
+    assert json.loads(capsys.readouterr().out) == said
+    answered(store, monkeypatch, "a lamp has 100 levels", DIMMED, "token max-level")
+    assert main(["reconfigure", *device, "max-level=101"]) == EXIT_FAILED
+    assert capsys.readouterr().err == "xenpy: a lamp has 100 levels\n"
+    assert store.ask(lambda fake: fake.read(f"{DIMMED}/max-level")) == "30"
+    assert main(["detach", *device]) == 0
+    served.result(PATIENCE)
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        ([DIMMER, "7"], "no setting to change is given; there is: max-level=..."),
+        ([DIMMER, "7", "devid=1"], "no setting to change is given; there is: max-level=..."),
+        ([DIMMER, "7", "speed=1"], "dimmer takes devid=N, max-level=..., and no 'speed'"),
+        (["block", "7", "vdev=xvda"], "no setting to change is given; block has none"),
+    ],
+)
+def test_settings_that_there_are_not(
+    words: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["reconfigure", *words]) == EXIT_USAGE
+    assert capsys.readouterr().err == f"xenpy: {complaint}\n"
+
+
 def test_an_unknown_driver_is_answered_with_those_that_are_there(
     toy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -328,11 +371,14 @@ def test_a_value_error_elsewhere_is_a_bug_and_not_called_wrong_usage(
 # ------------------------------------------------------------------ block resize
 
 
-def answered(store: StoreThread, monkeypatch: pytest.MonkeyPatch, error: str) -> None:
+def answered(
+    store: StoreThread, monkeypatch: pytest.MonkeyPatch, error: str,
+    backend: str = BACKEND, asked: str = "token",
+) -> None:  # fmt: skip
     """A backend that has answered what will be asked."""
     monkeypatch.setattr("secrets.token_hex", lambda _: "token")
-    for key, value in ((REFRESHED, "token"), (REFRESH_ERROR, error), ("sectors", "4096")):
-        store.ask(lambda fake, key=key, value=value: fake.write(f"{BACKEND}/{key}", value))
+    for key, value in ((REFRESHED, asked), (REFRESH_ERROR, error), ("sectors", "4096")):
+        store.ask(lambda fake, key=key, value=value: fake.write(f"{backend}/{key}", value))
 
 
 def test_a_resize_is_asked_for_and_the_new_size_told(

@@ -30,9 +30,8 @@ LAYERS: list[set[str]] = [
     {"backend"},
     {
         "device_nodes", "lifecycle", "service", "attach", "driver", "frontend_nodes", "frontend",
-        "frontend_life", "suggest", "ring_server", "ring_backend", "granted_page", "ring_asker",
-        "ring_frontend",
-        "stream_backend", "stream_frontend",
+        "frontend_life", "suggest", "own_backend", "ring_server", "ring_backend", "granted_page",
+        "ring_asker", "ring_frontend", "stream_backend", "stream_frontend",
     },
     {"drivers"},
     {"daemon", "cli"},

@@ -12,12 +12,14 @@ import pytest
 
 from conformance.bare import asked_twice
 from conformance.own_suite import *  # noqa: F403 - the tests themselves
+from conformance.own_suite import Enter
 from conformance.xen_env import nothing_left_in_the_hypervisor
 from fences import ROOT
 from xenpy.backend import NativeXen
 from xenpy.cli.new import generate
 from xenpy.frontend import NativeFrontend
 from xenpy.testing.ring import Pair, loopback
+from xenpy.testing.world import this_xen
 from xenpy.types import DOM0
 from xenpy.vm import disk
 
@@ -27,6 +29,11 @@ __all__ = ["nothing_left_in_the_hypervisor"]
 @pytest.fixture
 def pair() -> Pair:
     return loopback
+
+
+@pytest.fixture
+def enter() -> Enter:
+    return this_xen
 
 
 def test_xenpy_run_serves_a_file_and_its_frontend_asks(tmp_path: Path) -> None:

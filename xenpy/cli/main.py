@@ -18,7 +18,7 @@ from typing import Final
 
 from xenpy import __version__
 from xenpy.backend import DeviceError
-from xenpy.cli import attach, block, console, detach, new, protocol, run, serve, vchan
+from xenpy.cli import attach, block, console, detach, new, protocol, reconfigure, run, serve, vchan
 from xenpy.cli.errors import DriverError, UsageError
 from xenpy.errors import PeerError, XenConnectionError, XenNotFoundError
 from xenpy.service import KindTakenError
@@ -39,6 +39,7 @@ examples:
   xenpy attach block 7 vdev=xvdb target=/srv/web.img  the same without xl (Xen 4.17)
   xenpy block resize 7 vdev=xvdb                      the image has another size by now
   xenpy detach block 7 vdev=xvdb
+  xenpy reconfigure docs/howto/dimmer.py 7 max-level=20   set a device that is served
   xenpy block read xvdb > image                       in a guest: a disk without the kernel
   xenpy vchan listen 7 data/log > log                 bytes from another domain
 """
@@ -54,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"xenpy {__version__}")
     verbs = top.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for verb in (serve, run, new, protocol, attach, detach, block, console, vchan):
+    for verb in (serve, run, new, protocol, attach, reconfigure, detach, block, console, vchan):
         verb.add_parser(verbs)
     return top
 

@@ -18,23 +18,25 @@ from __future__ import annotations
 import asyncio
 import inspect
 import random
-from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack, asynccontextmanager
-from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeAlias
 
 import pytest
 
 from xenpy.attach import attach, detach
 from xenpy.backend import DeviceContext, Keys
+from xenpy.driver import Driver
 from xenpy.errors import PeerError
 from xenpy.lifecycle import ATTACHED
+from xenpy.own_backend import NO_SETTINGS
 from xenpy.protocol_page import page_of, width_of
 from xenpy.protocol_text import c_header
 from xenpy.ring_backend import Backend, driver_of
 from xenpy.ring_frontend import NOTHING, Connection
 from xenpy.ring_protocol import ID, STATUS, RequestT, ResponseT
 from xenpy.testing.checks import ends, same, same_page, watched_for_bugs, with_values
+from xenpy.testing.example import Example
 from xenpy.testing.world import World, device, fakes, serving, this_xen
 from xenpy.wire import fields_of
 
@@ -52,31 +54,6 @@ NOT_GRANTED: Final = 2**31
 Enter: TypeAlias = Callable[[], AbstractAsyncContextManager[World]]
 
 
-@dataclass(frozen=True)
-class Example(Generic[RequestT, ResponseT]):
-    """A request and what becomes of it.
-
-    Attributes:
-        request: its id, and its reference if there is a page, are filled in.
-        response: its id is filled in.
-        page: what the page begins with that the request names; the rest is 0.  None: it names
-            none.  The request must need the page: without it, it is to fail.
-        leaves: what the page begins with afterwards, if that is anything else.
-        depends: the answer depends on the examples before it.
-    """
-
-    request: RequestT
-    response: ResponseT
-    page: bytes | None = None
-    leaves: bytes | None = None
-    depends: bool = False
-
-    @property
-    def after(self) -> bytes:
-        """What the page begins with in the end."""
-        return (self.page or b"") if self.leaves is None else self.leaves
-
-
 class BackendSuite(Generic[RequestT, ResponseT]):
     """Subclass it in a test module, as Test..., and say what follows.
 
@@ -85,6 +62,7 @@ class BackendSuite(Generic[RequestT, ResponseT]):
         header: the records in C: what the other half has been written, or will be written, from.
         features: the keys that the backend publishes.
         frontend_features: those of a frontend that keeps the rules.
+        settings: words for `xenpy attach`.
         bad_keys: those of frontends that `connect` must refuse, one of them each.
         reference: the field that names a page.
         patience: seconds that a test may take until something hangs.
@@ -94,6 +72,7 @@ class BackendSuite(Generic[RequestT, ResponseT]):
     header: str
     features: Keys = NOTHING
     frontend_features: Keys = NOTHING
+    settings: Mapping[str, str] = NO_SETTINGS
     bad_keys: Sequence[Keys] = ()
     reference: str = "ref"
     patience: float = 120.0
@@ -262,8 +241,8 @@ class BackendSuite(Generic[RequestT, ResponseT]):
 
         async def main(world: World) -> None:
             before = world.mapped()
-            driver = driver_of(self.make, self.backend.spoken())
-            plan = driver.plan({"devid": "1"}, driver.kind)
+            driver = self._driver(self.make)
+            plan = driver.plan({"devid": "1", **self.settings}, driver.kind)
             ends = await attach(world.store, world.domid, plan)
             async with self._connect(world, 1) as link:
                 # Whether there are answers, and which, is not what is looked at.
@@ -304,19 +283,23 @@ class BackendSuite(Generic[RequestT, ResponseT]):
             setattr(made, "handle", watched_for_bugs(made.handle, bugs))  # noqa: B010
             return made
 
-        driver = driver_of(make, self.backend.spoken())
+        driver = self._driver(make)
         async with enter() as world, serving(world, driver), AsyncExitStack() as held:
             for devid in range(devices):
-                await held.enter_async_context(device(world, driver, devid))
+                await held.enter_async_context(device(world, driver, devid, self.settings))
             yield world
         if bugs:
             raise AssertionError("a handler may raise OSError and NotImplementedError: " + bugs[0])
+
+    def _driver(self, make: Callable[[DeviceContext], Backend[RequestT, ResponseT]]) -> Driver:
+        return driver_of(make, self.backend.spoken(), settings=self.backend.settings)
 
     def _connect(
         self, world: World, devid: int = 0, *, features: Keys | None = None
     ) -> Connection[RequestT, ResponseT]:
         keys = self.frontend_features if features is None else features
-        return world.connect(self.backend.spoken(), devid, features=keys)
+        protocol = self.backend.spoken()
+        return world.connect(protocol, devid, features=keys, rings=protocol.max_rings)
 
     async def _ask_all(self, link: Connection[RequestT, ResponseT]) -> None:
         for number, example in enumerate(self.examples()):
@@ -343,7 +326,7 @@ class BackendSuite(Generic[RequestT, ResponseT]):
                 page[: len(example.page)] = example.page
                 values[self.reference] = page.ref
             request = with_values(example.request, values)
-            response = await link.request(request)
+            response = await link.request(request, ring=number % link.rings)
             wanted = with_values(example.response, {ID: self._highest_id - number})
             same(response, wanted, f"the answer to {request}")
             if page is not None:

@@ -9,15 +9,16 @@ async with fakes() as world, serving(world, DRIVER), device(world, DRIVER):
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from xenpy.attach import attach, detach
+from xenpy.attach import attach, detach, endpoints, refresh
 from xenpy.backend import Keys, NativeXen, XenAccess
 from xenpy.driver import Driver
 from xenpy.frontend import FrontendAccess, NativeFrontend
+from xenpy.own_backend import NO_SETTINGS
 from xenpy.ring_frontend import NOTHING, Connection, connect
 from xenpy.ring_protocol import RequestT, ResponseT, RingProtocol
 from xenpy.service import Service
@@ -26,7 +27,7 @@ from xenpy.testing.fake_xenstored import FakeXenstored
 from xenpy.types import DOM0, DomId
 from xenpy.xenstore import Store
 
-__all__ = ["World", "device", "fakes", "serving", "this_xen"]
+__all__ = ["World", "device", "fakes", "reconfigure", "serving", "this_xen"]
 
 GUEST = DomId(1)
 MAPS = Path("/proc/self/maps")
@@ -115,11 +116,26 @@ async def serving(world: World, driver: Driver) -> AsyncGenerator[None]:
 
 
 @asynccontextmanager
-async def device(world: World, driver: Driver, devid: int = 0) -> AsyncGenerator[None]:
+async def device(
+    world: World, driver: Driver, devid: int = 0, settings: Mapping[str, str] = NO_SETTINGS
+) -> AsyncGenerator[None]:
     """Make a device that somebody serves, then take it away."""
-    plan = driver.plan({"devid": str(devid)}, driver.kind)
+    plan = driver.plan({"devid": str(devid), **settings}, driver.kind)
     ends = await attach(world.store, world.domid, plan)
     try:
         yield
     finally:
         await detach(world.store, ends)
+
+
+async def reconfigure(
+    world: World, driver: Driver, settings: Mapping[str, str], devid: int = 0
+) -> None:
+    """Give a device other settings, as `xenpy reconfigure` does.
+
+    Raises:
+        DeviceError: its backend does not take them.
+    """
+    plan = driver.plan({"devid": str(devid), **settings}, driver.kind)
+    ends = endpoints(world.domid, plan.frontend_kind, plan.backend_kind, plan.devid, DOM0)
+    await refresh(world.store, ends, settings)
