@@ -144,10 +144,21 @@ class EventChannels(Handle):
         Raises:
             XenError: EFBIG when the kernel's ring has overflowed; call `reset`.
         """
+        return self.wait(0.0, limit)
+
+    def wait(self, timeout: float | None = None, limit: int = 64) -> list[Port]:
+        """As `pending`, once there is one; [] if none has fired in time.
+
+        Args:
+            timeout: seconds; None: for ever.
+
+        Raises:
+            as `pending`.
+        """
         self._check("pending")
         limit = min(limit, READ_LIMIT)
         # O_NONBLOCK "may not work on all platforms" (xenevtchn.h), so it is polled first.
-        if limit < 1 or not self._poller.poll(0):
+        if limit < 1 or not self._poller.poll(None if timeout is None else timeout * 1000):
             return []
         count = self._lib.xenpy_evtchn_read(self._fd, self._buffer, limit)
         if count < 0:

@@ -30,13 +30,14 @@ from xenpy.errors import PeerError, XenError, xen_error
 from xenpy.evtchn import EventChannels
 from xenpy.gnttab import GrantShare, GrantTable
 from xenpy.memory import Memory
-from xenpy.ports import Ports
 from xenpy.ring import StreamIn, StreamOut
 from xenpy.shared_byte import SharedByte
 from xenpy.types import DomId, GrantRef, Port
 
-__all__ = ["Channel", "NativeVchan", "VchanAccess"]
+__all__ = ["Channel", "ChannelPorts", "NativeVchan", "VchanAccess"]
 
+LIVES: Final = (Live.GONE, Live.HERE, Live.NOT_YET)
+"""By its number, and sooner than an enum finds it: for each piece that is written."""
 LIMIT: Final = "/sys/module/xen_gntalloc/parameters/limit"
 
 
@@ -61,6 +62,15 @@ class NativeVchan:
         return EventChannels()
 
 
+class ChannelPorts(Protocol):
+    """A channel's port: `xenpy.ports.Ports` in an event loop."""
+
+    def listen(self, domid: DomId, service: Callable[[], int]) -> Port: ...
+    def bind(self, domid: DomId, remote_port: Port, service: Callable[[], int]) -> Port: ...
+    def notify(self, port: Port) -> None: ...
+    def close(self) -> None: ...
+
+
 class Channel:
     """One side of a channel.
 
@@ -71,7 +81,7 @@ class Channel:
             must not raise.
     """
 
-    def __init__(self, side: Side, ports: Ports, held: ExitStack) -> None:
+    def __init__(self, side: Side, ports: ChannelPorts, held: ExitStack) -> None:
         self.side = side
         self.on_event: Callable[[], int] = lambda: 0
         self._ports = ports
@@ -79,14 +89,15 @@ class Channel:
         self.closed = False
 
     @classmethod
-    def offer(cls, xen: VchanAccess, domid: DomId, layout: Layout) -> tuple[Channel, Keys]:
-        """The server's side, for a client in `domid`, and what to publish.
+    def offer(
+        cls, xen: VchanAccess, domid: DomId, layout: Layout, ports: ChannelPorts
+    ) -> tuple[Channel, Keys]:
+        """The server's side, for a client in `domid`, and what to publish; closes `ports`.
 
         Raises:
             XenError: there is no page or port to be had; nothing is held.
         """
         with ExitStack() as held:
-            ports = Ports(xen.open_evtchn())
             held.callback(ports.close)
             self = cls(SERVER, ports, held)
             port = ports.listen(domid, self._fired)
@@ -110,8 +121,8 @@ class Channel:
         return self, Keys(page.refs[0], port)
 
     @classmethod
-    def join(cls, xen: VchanAccess, domid: DomId, keys: Keys) -> Channel:
-        """The client's side of what a server in `domid` has published.
+    def join(cls, xen: VchanAccess, domid: DomId, keys: Keys, ports: ChannelPorts) -> Channel:
+        """The client's side of what a server in `domid` has published; closes `ports`.
 
         Raises:
             XenError: EINVAL, the port or the page is not there any more, or another client's;
@@ -119,7 +130,6 @@ class Channel:
             PeerError: the page makes no sense; nothing is held.
         """
         with ExitStack() as held:
-            ports = Ports(xen.open_evtchn())
             held.callback(ports.close)
             self = cls(CLIENT, ports, held)
             # First of all: it fails when another client is there, and nothing has happened yet.
@@ -176,9 +186,9 @@ class Channel:
             PeerError: it says something else.
         """
         value = self._peer_live.get()
-        if value > (Live.NOT_YET if self.side is SERVER else Live.HERE):
+        if value > (2 if self.side is SERVER else 1):
             raise PeerError(f"the other side says that its live byte is {value}")
-        return Live(value)
+        return LIVES[value]
 
     def want(self, bits: int) -> None:
         """Be told when the peer has done that; what it did before is to be looked for now."""

@@ -5,18 +5,23 @@ from __future__ import annotations
 
 import asyncio
 import errno
+from collections.abc import Callable
 from contextlib import AsyncExitStack
-from typing import Final
+from typing import Final, TypeVar
 
 from xenpy.drivers.vchan.channel import Channel, NativeVchan, VchanAccess
 from xenpy.drivers.vchan.link import Link
 from xenpy.drivers.vchan.nodes import absolute, published, watch_domain
+from xenpy.drivers.vchan.protocol import Keys
 from xenpy.drivers.vchan.streams import VchanReader, VchanWriter
 from xenpy.errors import XenError, XenTimeoutError
+from xenpy.ports import Ports
 from xenpy.types import DomId
 from xenpy.xenstore import Store
 
-__all__ = ["open_connection"]
+__all__ = ["joined", "open_connection"]
+
+T = TypeVar("T")
 
 LED_NOWHERE: Final = {errno.EINVAL, errno.ECONNREFUSED, errno.ENOENT}
 """What it gives to join the channel of a server that is gone, or has a client."""
@@ -54,7 +59,11 @@ async def open_connection(
             store = await held.enter_async_context(Store.open())
         server = DomId(domid)
         where = absolute(path, server)
-        channel = await _join(store, server, where, timeout, xen or NativeVchan())
+        access = xen or NativeVchan()
+        channel = await joined(
+            store, server, where, timeout,
+            lambda keys: Channel.join(access, server, keys, Ports(access.open_evtchn())),
+        )  # fmt: skip
         link = Link(channel)
         link.guard = asyncio.create_task(
             _guard(held.pop_all(), store, server, link), name=f"vchan {where}"
@@ -62,11 +71,16 @@ async def open_connection(
     return VchanReader(link), VchanWriter(link, server, where)
 
 
-async def _join(
-    store: Store, server: DomId, path: str, timeout: float | None, xen: VchanAccess
-) -> Channel:
-    """The channel, as soon as there is one; tried again, since a server that keeps its channel for
-    the next client (libxenvchan's `server_persist`) tells nobody when that is free."""
+async def joined(
+    store: Store, server: DomId, path: str, timeout: float | None, join: Callable[[Keys], T]
+) -> T:
+    """What `join` makes of the server's keys, as soon as it can; tried again, since a server that
+    keeps its channel for the next client (libxenvchan's `server_persist`) tells nobody when that
+    is free.
+
+    Raises:
+        as `open_connection`.
+    """
     limit = asyncio.timeout(timeout)
     pause = RETRY_FIRST
     refused: XenError | None = None
@@ -75,7 +89,7 @@ async def _join(
             while True:
                 keys = await store.wait(lambda tx: published(tx, path))
                 try:
-                    return Channel.join(xen, server, keys)
+                    return join(keys)
                 except XenError as error:
                     if error.errno not in LED_NOWHERE or error.operation.endswith("_open"):
                         raise

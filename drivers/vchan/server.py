@@ -19,6 +19,7 @@ from xenpy.drivers.vchan.nodes import absolute, publish, watch_domain, withdraw
 from xenpy.drivers.vchan.protocol import Keys, Layout, Live
 from xenpy.drivers.vchan.streams import VchanReader, VchanWriter
 from xenpy.errors import PeerError
+from xenpy.ports import Ports
 from xenpy.types import DomId
 from xenpy.xenstore import Store
 
@@ -38,7 +39,8 @@ class _Offer:
 
     def __init__(self, xen: VchanAccess, domid: DomId, layout: Layout) -> None:
         self.taken = asyncio.Event()
-        self.channel, self.keys = Channel.offer(xen, domid, layout)
+        ports = Ports(xen.open_evtchn())
+        self.channel, self.keys = Channel.offer(xen, domid, layout, ports)
         self.channel.on_event = self._service
 
     def _service(self) -> int:

@@ -39,3 +39,22 @@ def test_the_programs() -> None:
     finally:
         server.send_signal(signal.SIGINT)
         server.wait(60)
+
+
+def test_the_program_without_an_event_loop() -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    server = subprocess.Popen(
+        [sys.executable, "docs/howto/vchan_blocking.py", "0", "data/echo"],
+        cwd=ROOT, env=environment, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        for line in ("hello", "again"):
+            asked = subprocess.run(
+                [sys.executable, "docs/howto/vchan_ask.py", "0", "data/echo", line],
+                cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
+            )  # fmt: skip
+            assert asked.stdout == f"{line}\n", asked.stderr
+    finally:
+        server.send_signal(signal.SIGINT)
+        _, said = server.communicate(timeout=60)
+    assert said.endswith(b"KeyboardInterrupt\n")

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: MIT
 """The two ends of a stream, to be measured: a program for each.
 
-    python3 -m xenpy.testing.stream_ends vchan sink DOMID PATH COUNT      in one domain
-    python3 -m xenpy.testing.stream_ends vchan source DOMID PATH COUNT    in the other
-    python3 -m xenpy.testing.stream_ends tcp sink - PORT COUNT
-    python3 -m xenpy.testing.stream_ends tcp source ADDRESS PORT COUNT
+    python3 -m xenpy.testing.stream_ends blocking sink DOMID PATH COUNT RING      in one domain
+    python3 -m xenpy.testing.stream_ends blocking source DOMID PATH COUNT RING    in the other
+    python3 -m xenpy.testing.stream_ends tcp sink - PORT COUNT 0
+    python3 -m xenpy.testing.stream_ends tcp source ADDRESS PORT COUNT 0
+
+There is `asyncio` too, in place of `blocking`.  The sink, or the echo, is the server, and its
+rings have RING bytes.
 
 `sink` reads COUNT bytes and prints how many a second.  Of `echo` and `ping`, in the same places,
 `ping` sends a byte COUNT times, waits for its echo, and prints how many round trips a second.
@@ -20,6 +23,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from xenpy.drivers import vchan
+from xenpy.drivers.vchan import blocking
 
 __all__ = ["main"]
 
@@ -27,10 +31,10 @@ PIECE: Final = 64 << 10
 PATIENCE: Final = 60.0
 
 
-async def vchan_end(role: str, domid: int, path: str, count: int) -> float | None:
-    """One end of a vchan; sink and echo are its server."""
+async def asyncio_end(role: str, domid: int, path: str, count: int, ring: int) -> float | None:
+    """One end of a vchan, in an event loop; sink and echo are its server."""
     if role in ("sink", "echo"):
-        async with vchan.listen(domid, path) as server:
+        async with vchan.listen(domid, path, left=ring, right=ring) as server:
             reader, writer = await server.accept()
             if role == "sink":
                 return await _sink(reader, count)
@@ -77,6 +81,29 @@ async def _ping(reader: vchan.VchanReader, writer: vchan.VchanWriter, count: int
     return (count - 1) / (time.perf_counter() - began)
 
 
+def blocking_end(role: str, domid: int, path: str, count: int, ring: int) -> float | None:
+    """One end of a vchan, by calls that wait; sink and echo are its server."""
+    if role in ("sink", "echo"):
+        with (
+            blocking.listen(domid, path, left=ring, right=ring) as server,
+            server.accept() as ours,
+        ):
+            if role == "echo":
+                for _ in range(count):
+                    ours.sendall(ours.recv(1))
+                ours.flush()
+                return None
+            return _sunk(ours.recv_into, count)
+    with blocking.connect(domid, path, timeout=PATIENCE) as ours:
+        if role == "ping":
+            return _pinged(lambda: ours.sendall(b"x"), lambda: ours.recv(1), count)
+        piece = bytes(PIECE)
+        for _ in range(0, count, PIECE):
+            ours.sendall(piece)
+        ours.flush()
+    return None
+
+
 def tcp_end(role: str, address: str, port: int, count: int) -> float | None:
     """One end of a TCP connection; sink and echo listen."""
     if role in ("sink", "echo"):
@@ -101,11 +128,15 @@ def _connected(address: str, port: int) -> socket.socket:
 
 
 def _tcp_sink(connection: socket.socket, count: int) -> float:
+    return _sunk(connection.recv_into, count)
+
+
+def _sunk(recv_into: Callable[[memoryview], int], count: int) -> float:
     buffer = memoryview(bytearray(PIECE))
-    first = done = connection.recv_into(buffer)
+    first = done = recv_into(buffer)
     began = time.perf_counter()
     while done < count:
-        done += _some(connection.recv_into(buffer))
+        done += _some(recv_into(buffer))
     return (done - first) / (time.perf_counter() - began)
 
 
@@ -121,10 +152,14 @@ def _tcp_echo(connection: socket.socket, count: int) -> None:
 
 
 def _tcp_ping(connection: socket.socket, count: int) -> float:
+    return _pinged(lambda: connection.sendall(b"x"), lambda: connection.recv(1), count)
+
+
+def _pinged(send: Callable[[], None], receive: Callable[[], bytes], count: int) -> float:
     began = 0.0
     for number in range(count):
-        connection.sendall(b"x")
-        _some(len(connection.recv(1)))
+        send()
+        _some(len(receive()))
         if number == 0:
             began = time.perf_counter()
     return (count - 1) / (time.perf_counter() - began)
@@ -146,9 +181,11 @@ def _some(count: int) -> int:
 
 def main(arguments: Sequence[str]) -> None:
     """Be one end; see the module."""
-    way, role, peer, place, count = arguments
-    if way == "vchan":
-        rate = asyncio.run(vchan_end(role, int(peer), place, int(count)))
+    way, role, peer, place, count, ring = arguments
+    if way == "asyncio":
+        rate = asyncio.run(asyncio_end(role, int(peer), place, int(count), int(ring)))
+    elif way == "blocking":
+        rate = blocking_end(role, int(peer), place, int(count), int(ring))
     else:
         rate = tcp_end(role, peer, int(place), int(count))
     if rate is not None:

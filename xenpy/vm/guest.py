@@ -43,6 +43,7 @@ __all__ = [
 GUESTS = "/root/guests"
 CONSOLE_LOG = "/var/log/xen/console/guest-{name}.log"
 SSH_CONFIG = "/etc/xenvm/guest_ssh_config"
+RUN = "/run/xenvm/guests"
 BOOT_TIMEOUT = 180.0
 FAILED = 125
 
@@ -125,7 +126,7 @@ def free_network() -> int:
 
 def create(name: str, text: str, *, paused: bool = False) -> None:
     """Run `xl create` on the configuration `text`; its words appear on standard error."""
-    directory = Path("/run/xenvm/guests")
+    directory = Path(RUN)
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"{name}.cfg"
     path.write_text(text)
@@ -163,19 +164,27 @@ def wait_until_up(name: str, timeout: float = BOOT_TIMEOUT) -> str:
 
 
 def run(name: str, command: Sequence[str]) -> int:
-    """Run `command` in the guest with our streams; returns its exact status."""
-    where = wait_until_up(name)
+    """Run `command` in the guest with our streams; returns its exact status.
+
+    The first login lets in those that come within a minute: a handshake takes seconds where both
+    ends are emulated.  What is left of it has the domid's name, so that no other guest, nor this
+    one once it has rebooted, is taken for the one that it led to.
+    """
+    login = Path(f"{RUN}/{domid(name)}.ssh")
+    login.parent.mkdir(parents=True, exist_ok=True)
+    where = address(name) if login.exists() else wait_until_up(name)
     line = command[0] if len(command) == 1 else shlex.join(command)
     # ssh's 255 may be its own: the true status stays in a file of the guest.
     mark = f"/tmp/status.{os.getpid()}"
     remote = f"sh -c {shlex.quote(line)}; s=$?; echo $s > {mark}; exit $s"
     terminal = ["-tt"] if sys.stdin.isatty() and sys.stdout.isatty() else ["-T"]
-    ssh = ["ssh", "-F", SSH_CONFIG, *terminal, where]
-    status = subprocess.run([*ssh, remote], check=False).returncode
+    shared = ("ControlMaster=auto", f"ControlPath={login}", "ControlPersist=60")
+    ssh = ["ssh", "-F", SSH_CONFIG, *(word for option in shared for word in ("-o", option))]
+    status = subprocess.run([*ssh, *terminal, where, remote], check=False).returncode
     if status != 255:
         return status
     done = subprocess.run(
-        ["ssh", "-F", SSH_CONFIG, "-T", where, f"cat {mark}"],
+        [*ssh, "-T", where, f"cat {mark}"],
         stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
     )  # fmt: skip
     if done.returncode == 0 and done.stdout.strip() == "255":

@@ -21,7 +21,7 @@ from typing import Final
 from xenpy.vm import guest, serve
 from xenpy.vm.bench.disks import GUEST, PATIENCE, PINNED, TSC, Shell
 from xenpy.vm.bench.dom0 import TROUBLE, found_out, step, tell
-from xenpy.vm.bench.streams_table import CELLS, CONSOLE_BYTES, PINGS, STREAM_BYTES
+from xenpy.vm.bench.streams_table import CELLS, CONSOLE_BYTES, PINGS, RING, STREAM_BYTES, WIDE
 from xenpy.vm.bench.table import WORK, Cell, chosen, rows
 from xenpy.vm.disk import CommandError, domid, run
 
@@ -73,16 +73,18 @@ class Streams:
             return self._console(way)
         self._number += 1
         path = f"/local/domain/0/data/bench-{self._number}"
-        count = str(COUNTS[job])
+        kind = job.removeprefix("wide-")
+        tail = f"{COUNTS[kind]} {WIDE if kind != job else RING}"
         ways: Mapping[str, Callable[[str, str, str], str]] = {
-            "vchan": lambda role, peer, at: f"{ENDS} vchan {role} {peer} {at} {count}",
-            "libxenvchan": lambda role, peer, at: f"{PROGRAM} {role} {peer} {at} {count}",
-            "netback": lambda role, peer, at: f"{ENDS} tcp {role} {peer} {PORT} {count}",
+            "asyncio": lambda role, peer, at: f"{ENDS} asyncio {role} {peer} {at} {tail}",
+            "blocking": lambda role, peer, at: f"{ENDS} blocking {role} {peer} {at} {tail}",
+            "libxenvchan": lambda role, peer, at: f"{PROGRAM} {role} {peer} {at} {tail}",
+            "netback": lambda role, peer, at: f"{ENDS} tcp {role} {peer} {PORT} {tail}",
         }
         line = ways[way]
         there = self._address if way == "netback" else "0"
-        listen = line(LISTENERS[job], domid(GUEST), path)
-        speak = line(SPEAKERS[job], there, path)
+        listen = line(LISTENERS[kind], domid(GUEST), path)
+        speak = line(SPEAKERS[kind], there, path)
         with subprocess.Popen(
             ["sh", "-c", listen], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, text=True,
@@ -95,7 +97,7 @@ class Streams:
                 raise
         if listener.returncode:
             raise CommandError(f"{listen[-80:]} failed: {heard[-500:]}")
-        return float(heard if job == "stream" else spoken)
+        return float(heard if kind == "stream" else spoken)
 
     def _console(self, way: str) -> float:
         if way == "xenconsoled":

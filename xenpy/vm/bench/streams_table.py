@@ -8,8 +8,11 @@ from typing import Final
 
 from xenpy.vm.bench.table import Cell
 
-__all__ = ["CELLS", "CONSOLE_BYTES", "PINGS", "STREAM_BYTES"]
+__all__ = ["CELLS", "CONSOLE_BYTES", "PINGS", "RING", "STREAM_BYTES", "WIDE"]
 
+RING: Final = 64 << 10
+"""Bytes of a ring, unless the job is `wide`."""
+WIDE: Final = 1 << 20
 STREAM_BYTES: Final = 32 << 20
 """From the guest to dom0, in pieces of 64 KiB."""
 PINGS: Final = 2000
@@ -23,9 +26,13 @@ def _race(job: str, ours: str, rival: str, gate: float | None, goal: float, unit
 
 
 CELLS: Sequence[Cell] = (
-    _race("stream", "vchan", "libxenvchan", 0.85, 1.0, "bytes/s"),
-    _race("stream", "vchan", "netback", 3, 5, "bytes/s"),
-    _race("ping", "vchan", "libxenvchan", 0.4, 0.7, "round trips/s"),
-    _race("ping", "vchan", "netback", None, 1, "round trips/s"),
+    _race("stream", "blocking", "libxenvchan", 0.85, 1.0, "bytes/s"),
+    _race("stream", "blocking", "netback", 3, 5, "bytes/s"),
+    _race("stream", "asyncio", "libxenvchan", None, 0.5, "bytes/s"),
+    _race("wide-stream", "blocking", "libxenvchan", 0.85, 1.0, "bytes/s"),
+    _race("wide-stream", "asyncio", "libxenvchan", None, 0.85, "bytes/s"),
+    _race("ping", "blocking", "libxenvchan", 0.4, 0.7, "round trips/s"),
+    _race("ping", "asyncio", "libxenvchan", None, 0.4, "round trips/s"),
+    _race("ping", "blocking", "netback", None, 1, "round trips/s"),
     _race("console", "xenpy", "xenconsoled", 1, 3, "bytes/s"),
 )

@@ -2,8 +2,8 @@
 /*
  * The two ends of a stream over libxenvchan, to be measured beside ours.
  *
- *     libxenvchan_ends sink|echo DOMID PATH COUNT     listen for a client in DOMID
- *     libxenvchan_ends source|ping DOMID PATH COUNT   connect to the server in DOMID
+ *     libxenvchan_ends sink|echo DOMID PATH COUNT RING     listen for a client in DOMID
+ *     libxenvchan_ends source|ping DOMID PATH COUNT RING   connect to the server in DOMID
  *
  * sink reads COUNT bytes and prints how many a second; ping sends a byte COUNT times, waits for
  * its echo, and prints how many round trips a second.  The clock starts with the first of them.
@@ -17,7 +17,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { PIECE = 65536, RING = 65536 };
+enum { PIECE = 65536 };
 
 static char piece[PIECE];
 
@@ -66,13 +66,15 @@ int main(int argc, char **argv)
     struct libxenvchan *channel;
     int64_t count, done = 0;
     double began = 0;
+    size_t ring;
     int server;
 
-    if (argc != 5)
+    if (argc != 6)
         return 2;
     count = strtoll(argv[4], NULL, 10);
+    ring = strtoul(argv[5], NULL, 10);
     server = !strcmp(argv[1], "sink") || !strcmp(argv[1], "echo");
-    channel = server ? libxenvchan_server_init(NULL, atoi(argv[2]), argv[3], RING, RING)
+    channel = server ? libxenvchan_server_init(NULL, atoi(argv[2]), argv[3], ring, ring)
                      : connected(atoi(argv[2]), argv[3]);
     if (channel == NULL) {
         perror("libxenvchan");
