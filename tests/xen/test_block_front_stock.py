@@ -98,8 +98,9 @@ async def test_what_is_written_is_in_the_image(image: Path, way: str) -> None:
 async def test_calls_at_once_of_every_size(image: Path) -> None:
     rng = random.Random(3)
     model = bytearray(image.read_bytes())
-    with a_loop(image) as device:
+    with blkback_module(max_queues=2), a_loop(image) as device:
         async with a_stock_disk(device, Wishes(queues=2)) as disk:
+            assert len(disk.front.link.queues) == 2
             for _ in range(4):
                 calls = []
                 for span in rng.sample(range(32), 32):
@@ -187,7 +188,7 @@ async def test_another_size_of_the_device_reaches_it(image: Path) -> None:
 @acted
 async def test_it_is_opened_again_and_again(image: Path) -> None:
     """The same device, closed and opened with other rings, as blkback sees a reboot."""
-    with a_loop(image) as device:
+    with blkback_module(max_queues=2), a_loop(image) as device:
         async with Store.open() as store:
             nodes = Nodes(store, "vbd")
             await nodes.make({"type": "phy", "params": device})

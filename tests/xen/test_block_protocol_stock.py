@@ -303,7 +303,9 @@ def pages(tmp_path: Path) -> Iterator[int]:
 
 def test_rings_of_several_pages(pages: int, disk: Path, image: Path) -> None:
     assert 1 << int(frontend_key("ring-page-order")) == pages
-    assert frontend_key(f"queue-0/ring-ref{pages - 1}") != frontend_key("queue-0/ring-ref0")
+    # Of one CPU, and so one queue, the keys are where they were before there were several.
+    below = "queue-0/" if len(os.sched_getaffinity(0)) > 1 else ""
+    assert frontend_key(f"{below}ring-ref{pages - 1}") != frontend_key(f"{below}ring-ref0")
     content = random.Random(5).randbytes(4 << 20)
     with disk.open("r+b") as file:
         file.write(content)
