@@ -28,8 +28,9 @@ def test_streams_take_turns() -> None:
     cells = streams_table.CELLS
     assert len({cell.name for cell in cells}) == len(cells)
     assert rows(cells) == {
-        "stream": ["vchan", "libxenvchan", "netback"],
-        "ping": ["vchan", "libxenvchan", "netback"],
+        "stream": ["blocking", "libxenvchan", "netback", "asyncio"],
+        "wide-stream": ["blocking", "libxenvchan", "netback", "asyncio"],
+        "ping": ["blocking", "libxenvchan", "asyncio", "netback"],
         "console": ["xenpy", "xenconsoled"],
     }
     assert [cell.name for cell in chosen(["console/*"], cells)] == ["console/xenpy/xenconsoled"]
