@@ -65,6 +65,13 @@ def test_r6_what_makes_no_sense_is_refused(keys: Mapping[str, str]) -> None:
         read_rings(keys, max_ring_page_order=1, max_rings=2)
 
 
+def test_r6_more_rings_than_were_offered() -> None:
+    more = {"multi-queue-num-queues": "3", "queue-2/ring-ref": "10", "queue-2/event-channel": "5"}
+    assert len(read_rings({**TWO, **more}, max_ring_page_order=0, max_rings=3)) == 3
+    with pytest.raises(PeerError, match="is 3, and 1 to 2 were offered"):
+        read_rings({**TWO, **more}, max_ring_page_order=0, max_rings=2)
+
+
 def test_two_rings_are_understood() -> None:
     found = read_rings(TWO, max_ring_page_order=1, max_rings=2)
     assert [int(place.port) for place in found] == [3, 4]
