@@ -268,6 +268,10 @@ class _Stream:
         self._state.size = size
         self._state.index = lib.xenpy_load_acquire(self._ours)
 
+    def native(self) -> tuple[CData, CData, CData, CData]:
+        """For users of `_ffi`: state, bytes, our index and theirs, while the memory lasts."""
+        return self._state, self._data, self._ours, self._theirs
+
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {self.size} bytes at {self._state.index}>"
 

@@ -77,6 +77,7 @@ class Channel:
     Attributes:
         side, layout: which, and how large the rings are.
         incoming, outgoing: the ring that we read and the one that we write; closed with this.
+        page, port: where `side` says what is, and our end of the event channel.
         on_event: called when the peer has notified us; returns how much it found to do, and
             must not raise.
     """
@@ -154,7 +155,8 @@ class Channel:
     ) -> None:
         side = self.side
         self.layout = layout
-        self._port = port
+        self.page = page
+        self.port = port
         self._live = SharedByte(page, side.live)
         self._peer_live = SharedByte(page, side.peer_live)
         self._wanted = SharedByte(page, side.wanted)
@@ -197,7 +199,7 @@ class Channel:
     def tell(self, bits: int) -> None:
         """Notify the peer, if it wants to know that we have done one of these."""
         if self._asked.take(bits):
-            self._ports.notify(self._port)
+            self._ports.notify(self.port)
 
     def close(self) -> None:
         """Tell the peer, which may read on what was written, and give everything back."""
@@ -205,7 +207,7 @@ class Channel:
             return
         self.closed = True
         self._live.put(Live.GONE)
-        self._ports.notify(self._port)
+        self._ports.notify(self.port)
         self._held.close()
 
 

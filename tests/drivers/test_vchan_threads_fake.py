@@ -14,7 +14,6 @@ from conformance.store_thread import StoreThread
 from conformance.vchan_threads_suite import *  # noqa: F403 - the tests themselves
 from conformance.vchan_threads_suite import ThreadArena, ThreadHalf
 from xenpy.drivers.vchan import blocking
-from xenpy.drivers.vchan.thread_ports import SLICE
 from xenpy.errors import XenConnectionError, XenError, XenTimeoutError
 from xenpy.testing.fake_xen import FakeXen
 from xenpy.types import DOM0, DomId
@@ -53,7 +52,7 @@ def test_a_domain_that_is_destroyed_notifies_nobody(arena: ThreadArena) -> None:
         arena.destroy()
         began = time.monotonic()
         assert here.recv(9) == b""
-        assert time.monotonic() - began < 10 * SLICE
+        assert time.monotonic() - began < 5.0
         with pytest.raises(XenConnectionError, match="gone"):
             here.sendall(b"x")
 

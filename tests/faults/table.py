@@ -1231,6 +1231,9 @@ VCHAN_PAGE = "drivers/vchan/protocol.py"
 VCHAN_LINK = "drivers/vchan/link.py"
 VCHAN_NODES = "drivers/vchan/nodes.py"
 UNIT_VCHAN = "tests/drivers/test_vchan_protocol.py"
+VCHAN_THREADS = "tests/drivers/test_vchan_threads_fake.py"
+DUPLEX = "xenpy/include/xenpy/duplex.h"
+UNIT_DUPLEX = "tests/engine/test_duplex.py"
 
 VCHAN_FAULTS: Final = (
     Fault(
@@ -1320,6 +1323,50 @@ VCHAN_FAULTS: Final = (
         "0",
         f"{UNIT_RING}::test_bits_of_a_shared_byte",
         "libxenvchan.h, VCHAN_NOTIFY_READ: who waits for room is told of data only",
+    ),
+    Fault(
+        "duplex: no second look after asking to be told",
+        DUPLEX,
+        "        if (count > 0 && tries++ < XENPY_DUPLEX_TRIES)\n",
+        "        if (0 && tries++ < XENPY_DUPLEX_TRIES)\n",
+        f"{UNIT_DUPLEX}::test_no_event_is_lost[one way, long-address]",
+        "what was written before the flag was seen tells nobody: both sides sleep",
+        hangs=90,
+    ),
+    Fault(
+        "duplex: the peer is not told",
+        DUPLEX,
+        "    if (xenpy_fetch_and8(duplex->asked, (uint8_t)~bit) & bit)\n",
+        "    if (xenpy_fetch_and8(duplex->asked, (uint8_t)~bit) & bit & 4)\n",
+        f"{UNIT_DUPLEX}::test_no_event_is_lost[both ways-address]",
+        "libxenvchan.h, cli_notify: whoever set the bit sleeps",
+        hangs=30,
+    ),
+    Fault(
+        "duplex: an event kept from the other thread",
+        DUPLEX,
+        "        __atomic_store_n(&duplex->wake, 1, __ATOMIC_RELAXED);\n",
+        "        __atomic_store_n(&duplex->wake, 0, __ATOMIC_RELAXED);\n",
+        f"{UNIT_DUPLEX}::test_no_event_is_lost[both ways-address]",
+        "two threads share a port: the one that reads its descriptor has the other's event",
+        hangs=30,
+    ),
+    Fault(
+        "duplex: a storm of events keeps a call for ever",
+        DUPLEX,
+        "(__atomic_load_n(&duplex->idle, __ATOMIC_RELAXED) <= XENPY_SPURIOUS_ALLOWED)",
+        "(1)",
+        f"{VCHAN_THREADS}::test_a_client_that_notifies_without_end",
+        "a peer decides when a call with a time-out returns, and Ctrl-C with it",
+        hangs=60,
+    ),
+    Fault(
+        "duplex: a live byte of any value",
+        DUPLEX,
+        "            return live == XENPY_PEER_GONE ? 0 : -EPROTO;\n",
+        "            return live == XENPY_PEER_GONE ? 0 : 0;\n",
+        f"{VCHAN_THREADS}::test_a_client_that_keeps_no_rules[cli_live-7-recv]",
+        "libxenvchan.h, cli_live: 0, 1 or 2",
     ),
 )
 

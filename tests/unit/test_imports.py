@@ -26,7 +26,7 @@ LAYERS: list[set[str]] = [
         "store_wire", "store_pyxs", "store_writer", "store_connection", "store_nodes",
         "store_transaction", "store_wait", "store_watch", "store_insist", "xenstore",
     },
-    {"devlog", "runtime", "ports", "byte_stream"},
+    {"devlog", "runtime", "ports", "byte_stream", "duplex"},
     {"backend"},
     {
         "device_nodes", "lifecycle", "service", "attach", "driver", "frontend_nodes", "frontend",
@@ -96,7 +96,8 @@ def test_a_module_imports_what_is_above_it_only(path: Path) -> None:
 def test_only_the_bindings_know_cffi(path: Path) -> None:
     own = first_name(path)
     allowed = {
-        "_ffi", "memory", "gnttab", "evtchn", "calls", "ctrl", "ring", "shared_byte", "testing",
+        "_ffi", "memory", "gnttab", "evtchn", "calls", "ctrl", "ring", "shared_byte", "duplex",
+        "testing",
     }  # fmt: skip
     if any(name.split(".")[0] == "_ffi" for name in imported(path)):
         assert own in allowed

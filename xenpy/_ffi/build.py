@@ -27,7 +27,9 @@ __all__ = ["EXTENSIONS", "block_engine", "block_worker", "main", "stable", "xenc
 _HERE = Path(__file__).resolve().parent
 _PACKAGE = _HERE.parent
 _INCLUDE = _PACKAGE / "include"
-_HEADERS = [str(_INCLUDE / "xenpy" / name) for name in ("ring_core.h", "calls.h", "quiet.h")]
+_HEADERS = [
+    str(_INCLUDE / "xenpy" / name) for name in ("ring_core.h", "calls.h", "duplex.h", "quiet.h")
+]
 _STABLE_LIBRARIES = ["xengnttab", "xenevtchn"]
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """`ffi` and `lib` of the stable Xen libraries and of the shim, typed.
 
-Signatures are those of xengnttab.h, xenevtchn.h, shim.c, calls.h and ring_core.h; `StableLib`
-is also what a test substitutes to fail on purpose.
+Signatures are those of xengnttab.h, xenevtchn.h, shim.c, calls.h, ring_core.h and duplex.h;
+`StableLib` is also what a test substitutes to fail on purpose.
 """
 
 from __future__ import annotations
@@ -116,6 +116,17 @@ class StableLib(Protocol):
     def xenpy_stream_write(
         self, stream: CData, ring: CData, ours: CData, theirs: CData, data: CData, length: int
     ) -> int: ...
+
+    # duplex.h
+    def xenpy_duplex_read(
+        self, duplex: CData, out: CData, limit: int, timeout: int, seen: CData
+    ) -> int: ...
+    def xenpy_duplex_write(
+        self, duplex: CData, data: CData, length: int, done: CData, timeout: int, seen: CData
+    ) -> int: ...
+    def xenpy_duplex_drain(self, duplex: CData, timeout: int, seen: CData) -> int: ...
+    def xenpy_duplex_may_sleep(self, duplex: CData, seen: int) -> int: ...
+    def xenpy_duplex_follow(self, duplex: CData, by: int) -> None: ...
 
 
 _module = cast(CData, _stable)

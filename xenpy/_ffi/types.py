@@ -23,6 +23,9 @@ class Ffi(Protocol):
     def from_buffer(self, cdecl: str, python_buffer: object, require_writable: bool = ...) -> CData:
         """A pointer into a Python buffer, which is kept alive by it."""
 
+    def release(self, cdata: CData) -> None:
+        """Give the buffer of `from_buffer` back at once."""
+
     def memmove(self, dest: object, src: object, n: int) -> None: ...
     def callback(self, cdecl: str, python_callable: object, error: object = None) -> CData:
         """A C function that calls a Python one; it lives as long as what is returned."""

@@ -14,7 +14,7 @@ import threading
 from collections import deque
 from dataclasses import dataclass
 
-from xenpy.types import DOMID_FIRST_RESERVED
+from xenpy.types import DOMID_FIRST_RESERVED, DOMID_SELF
 
 __all__ = ["ChannelTable", "EvtchnDevice"]
 
@@ -62,10 +62,11 @@ class ChannelTable:
     def bind_unbound(self, device: EvtchnDevice, remote_domid: int) -> int:
         with self._lock:
             port = self._allocate(device)
-            port.remote_domid = remote_domid
+            port.remote_domid = _resolved(device, remote_domid)
             return port.number
 
     def bind_interdomain(self, device: EvtchnDevice, remote_domid: int, remote_port: int) -> int:
+        remote_domid = _resolved(device, remote_domid)
         with self._lock:
             if remote_domid not in self._domains:
                 raise OSError(errno.ESRCH, "no such domain")
@@ -154,6 +155,10 @@ class ChannelTable:
         else:
             port.masked = True
             port.device.deliver(port.number)
+
+
+def _resolved(device: EvtchnDevice, domid: int) -> int:
+    return device.domid if domid == DOMID_SELF else domid
 
 
 class EvtchnDevice:
