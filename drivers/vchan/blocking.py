@@ -40,16 +40,19 @@ class Vchan(Duplex):
 
     Its calls are `Duplex`'s: `recv`, `recv_into`, `sendall` and `flush`, which wait for
     `timeout` seconds at most.
+
+    Attributes:
+        held: what goes when it is closed, the channel among it.
     """
 
-    def __init__(self, channel: Channel, ports: ThreadPorts, held: ExitStack) -> None:
+    def __init__(self, channel: Channel, ports: ThreadPorts) -> None:
         side = channel.side
         super().__init__(
             channel.incoming, channel.outgoing, channel.page, peer_live=side.peer_live,
             wanted=side.wanted, asked=side.asked, channels=ports.channels, port=channel.port,
         )  # fmt: skip
         self._channel = channel
-        self._held = held
+        self.held = ExitStack()
 
     def __enter__(self) -> Self:
         return self
@@ -69,8 +72,7 @@ class Vchan(Duplex):
         """Close both directions, and end what other threads wait for.  The other side may read on
         what was sent; `flush` waits for that.  Harmless when closed."""
         self.end()
-        self._channel.close()
-        self._held.close()
+        self.held.close()
 
 
 class Listener:
@@ -131,12 +133,14 @@ class Listener:
                 break
             self._end_offer()
         self._offer = None
-        held = ExitStack()
-        held.callback(self._withdraw, keys)
-        vchan = self._vchan = Vchan(channel, ports, held)
-        held.callback(
-            self._control.start(watch_domain(self._control.store, self._domid, vchan.lost))
-        )
+        with ExitStack() as held:
+            held.callback(self._withdraw, keys)
+            held.callback(channel.close)
+            vchan = Vchan(channel, ports)
+            watching = watch_domain(self._control.store, self._domid, vchan.lost)
+            held.callback(self._control.start(watching))
+            vchan.held = held.pop_all()
+        self._vchan = vchan
         return vchan
 
     def close(self) -> None:
@@ -232,6 +236,8 @@ def connect(
     with ExitStack() as held:
         held.callback(control.close)
         channel, ports = control.call(joined(control.store, server, where, timeout, join))
-        vchan = Vchan(channel, ports, held.pop_all())
-    control.start(watch_domain(control.store, server, vchan.lost))
+        held.callback(channel.close)
+        vchan = Vchan(channel, ports)
+        held.callback(control.start(watch_domain(control.store, server, vchan.lost)))
+        vchan.held = held.pop_all()
     return vchan

@@ -7,9 +7,11 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from conformance.block_front import PATIENCE
 from conformance.store_thread import StoreThread
 from conformance.vchan_threads_suite import *  # noqa: F403 - the tests themselves
 from conformance.vchan_threads_suite import ThreadArena, ThreadHalf
@@ -67,6 +69,18 @@ def test_no_store_no_thread(arena: ThreadArena) -> None:
             attempt()
     with pytest.raises(ValueError, match="1048576 is the most"):
         blocking.listen(1, "data/x", left=1 << 30, store=arena.server.store)
+    arena.check_nothing_is_held(before)
+
+
+def test_no_port_for_the_bell(arena: ThreadArena, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was made for the channel is given back, at either end."""
+    before = arena.census()
+    monkeypatch.setattr("xenpy.duplex.DOMID_SELF", DomId(999))
+    with arena.listen() as server, ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(arena.connect)
+        for end in (lambda: server.accept(PATIENCE), lambda: coming.result(PATIENCE)):
+            with pytest.raises(XenError, match="bind_interdomain"):
+                end()
     arena.check_nothing_is_held(before)
 
 

@@ -248,6 +248,8 @@ static inline int xenpy_duplex_write(struct xenpy_duplex *duplex, const uint8_t 
 /* Until the peer has read everything; then 0.  Otherwise as xenpy_duplex_write. */
 static inline int xenpy_duplex_drain(struct xenpy_duplex *duplex, int timeout, uint32_t *seen)
 {
+    int64_t least = duplex->outgoing->size;
+
     for (;;) {
         uint8_t live;
         int64_t count;
@@ -261,6 +263,11 @@ static inline int xenpy_duplex_drain(struct xenpy_duplex *duplex, int timeout, u
             return (int)count;
         if (live != XENPY_PEER_HERE)
             return live == XENPY_PEER_GONE ? -ECONNRESET : -EPROTO;
+        if (count < least) {
+            /* It reads, bit by bit: its events are none for nothing. */
+            least = count;
+            __atomic_store_n(&duplex->idle, 0, __ATOMIC_RELAXED);
+        }
         error = xenpy_duplex_wait(duplex, *seen, timeout);
         if (error)
             return error;
