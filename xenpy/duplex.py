@@ -126,7 +126,7 @@ class Duplex:
         with self._sending:
             state, seen = self._state, self._seen_out
             deadline = self._begun()
-            while error := lib.xenpy_duplex_drain(state, _milliseconds(deadline), seen):
+            while error := lib.xenpy_duplex_drain(state, self._wait(deadline), seen):
                 self._not_sent(-error, deadline)
 
     def lost(self) -> None:
@@ -147,9 +147,9 @@ class Duplex:
     def _read(self, out: CData, limit: int) -> int:
         deadline = None
         wait = FOR_EVER
-        if self.ended or self.timeout is not None or limit <= 0:
+        if self.ended or self._lost or self.timeout is not None or limit <= 0:
             deadline = self._begun()
-            wait = _milliseconds(deadline)
+            wait = self._wait(deadline)
             if limit <= 0:
                 return 0
         state, seen = self._state, self._seen_in
@@ -157,28 +157,36 @@ class Duplex:
             self._again(-count, seen[0], deadline)
             if self._lost and not self._incoming.queued:
                 return 0
-            wait = _milliseconds(deadline)
+            wait = self._wait(deadline)
         return count
 
     def _write(self, source: CData | bytes, length: int) -> None:
         deadline = None
         wait = FOR_EVER
-        if self.ended or self.timeout is not None or self._lost:
+        if self.ended or self._lost or self.timeout is not None:
             deadline = self._begun()
-            wait = _milliseconds(deadline)
+            wait = self._wait(deadline)
             if self._lost:
                 raise _gone()
         state, seen, done = self._state, self._seen_out, self._done
         done[0] = 0
         while error := _c_write(state, source, length, done, wait, seen):
             self._not_sent(-error, deadline)
-            wait = _milliseconds(deadline)
+            wait = self._wait(deadline)
 
     def _begun(self) -> float | None:
         """When the call is to be over."""
         if self.ended:
             raise _ended()
         return None if self.timeout is None else time.monotonic() + self.timeout
+
+    def _wait(self, deadline: float | None) -> int:
+        """Milliseconds to wait: none for a peer that is lost; -1: for ever."""
+        if self._lost:
+            return 0
+        if deadline is None:
+            return FOR_EVER
+        return max(0, min(LONGEST, math.ceil((deadline - time.monotonic()) * 1000)))
 
     def _not_sent(self, error: int, deadline: float | None) -> None:
         if error == errno.ECONNRESET:
@@ -189,13 +197,16 @@ class Duplex:
 
     def _again(self, error: int, seen: int, deadline: float | None) -> None:
         """Raise what a call has come to, or return to have it called again."""
+        if self.ended or self._lost:
+            # Again for whoever had looked before, and waits only now: there is one bell for all.
+            self._channels.notify(self._bell)
         if self._state.wake:
             self._state.wake = 0
             with self._followers:
                 self._followers.notify_all()
         if error == errno.EPROTO:
             raise PeerError("the other side has put nonsense into the page")
-        if error == errno.EAGAIN and not self.ended:
+        if error == errno.EAGAIN:
             self._follow(seen, deadline)
         elif error not in (errno.EINTR, errno.ETIMEDOUT):
             raise xen_error(error, "wait")
@@ -210,17 +221,10 @@ class Duplex:
         with self._followers:
             lib.xenpy_duplex_follow(self._state, 1)
             try:
-                if lib.xenpy_duplex_may_sleep(self._state, seen):
+                if not self.ended and lib.xenpy_duplex_may_sleep(self._state, seen):
                     self._followers.wait(min(left, FOLLOW))
             finally:
                 lib.xenpy_duplex_follow(self._state, -1)
-
-
-def _milliseconds(deadline: float | None) -> int:
-    """Until then; -1: for ever."""
-    if deadline is None:
-        return FOR_EVER
-    return max(0, min(LONGEST, math.ceil((deadline - time.monotonic()) * 1000)))
 
 
 def _gone() -> XenError:

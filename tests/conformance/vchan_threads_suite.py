@@ -189,6 +189,19 @@ def test_a_close_ends_what_other_threads_wait_for(arena: ThreadArena) -> None:
     arena.check_nothing_is_held(before)
 
 
+def test_a_close_at_any_moment(arena: ThreadArena) -> None:
+    """Two threads are about to wait, and there is one bell."""
+    dice = random.Random(5)
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(20):
+            with arena.pair() as (here, _):
+                calls = [pool.submit(here.recv, 1), pool.submit(here.sendall, bytes(5000))]
+                time.sleep(dice.random() / 500)
+                here.close()
+                for call in calls:
+                    assert isinstance(call.exception(PATIENCE), XenConnectionError)
+
+
 def test_one_client_after_the_other(arena: ThreadArena) -> None:
     before = arena.census()
     with arena.listen() as server, ThreadPoolExecutor(1) as pool:

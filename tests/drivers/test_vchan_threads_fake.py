@@ -7,7 +7,6 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -75,12 +74,16 @@ def test_no_store_no_thread(arena: ThreadArena) -> None:
 def test_no_port_for_the_bell(arena: ThreadArena, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was made for the channel is given back, at either end."""
     before = arena.census()
-    monkeypatch.setattr("xenpy.duplex.DOMID_SELF", DomId(999))
-    with arena.listen() as server, ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(arena.connect)
-        for end in (lambda: server.accept(PATIENCE), lambda: coming.result(PATIENCE)):
+    with arena.listen() as server:
+        with monkeypatch.context() as patch:
+            patch.setattr("xenpy.duplex.DOMID_SELF", DomId(999))
             with pytest.raises(XenError, match="bind_interdomain"):
-                end()
+                arena.connect()
+        with arena.connect() as there, monkeypatch.context() as patch:
+            patch.setattr("xenpy.duplex.DOMID_SELF", DomId(999))
+            with pytest.raises(XenError, match="bind_interdomain"):
+                server.accept(PATIENCE)
+            assert there.recv(1) == b""
     arena.check_nothing_is_held(before)
 
 
