@@ -309,6 +309,24 @@ def test_settings_that_there_are_not(
     assert capsys.readouterr().err == f"xenpy: {complaint}\n"
 
 
+@pytest.mark.parametrize("base", ["StreamBackend", "Backend[Record, Record]"])
+def test_a_setting_that_is_called_as_something_else(
+    base: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kind = "StreamProtocol('odd')" if "Stream" in base else "RingProtocol('odd', Record, Record)"
+    file = tmp_path / "odd.py"
+    file.write_text(
+        "from typing import NamedTuple\n"
+        "from xenpy import Backend, RingProtocol, StreamBackend, StreamProtocol\n"
+        "from xenpy.wire import i16, u64\n"
+        "class Record(NamedTuple):\n    id: u64\n    status: i16\n"
+        f"class Odd({base}):\n    protocol = {kind}\n    settings = {{'state': 'of mind'}}\n"
+    )
+    assert main(["attach", str(file), "7"]) == EXIT_FAILED
+    complaint = f"xenpy: Odd of {file}: a setting cannot be called 'state'\n"
+    assert capsys.readouterr().err == complaint
+
+
 def test_an_unknown_driver_is_answered_with_those_that_are_there(
     toy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -36,13 +36,13 @@ def driver_in(name: str, suggestions: Suggestions | None = None) -> Driver:
     backends = _backends(module)
     chosen = _the_one({**backends, **_classes(module, StreamBackend)}, place, wanted)
     _check_whole(chosen, place)
-    if issubclass(chosen, StreamBackend):
-        return stream_driver_of(chosen, chosen.protocol, chosen.settings)
-    found = backends[chosen.__name__]
     try:
+        if issubclass(chosen, StreamBackend):
+            return stream_driver_of(chosen, chosen.protocol, chosen.settings)
+        found = backends[chosen.__name__]
         return driver_of(found, found.spoken(), suggestions, found.settings)
     except ValueError as error:
-        raise DriverError(f"{found.__name__} of {place}: {error}") from error
+        raise DriverError(f"{chosen.__name__} of {place}: {error}") from error
 
 
 def protocol_in(name: str) -> tuple[Spoken, Keys]:
