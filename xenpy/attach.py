@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Final
 
 from xenpy.backend import DeviceError, Keys
 from xenpy.errors import XenNotFoundError, XenTimeoutError
@@ -21,7 +22,12 @@ from xenpy.types import DOM0, DevId, DomId, XenbusState
 from xenpy.xenbus import parse_state
 from xenpy.xenstore import NotYet, Reader, Store, Transaction
 
-__all__ = ["DevicePlan", "Endpoints", "attach", "detach", "endpoints", "parse_words", "refresh"]
+__all__ = [
+    "NO_SETTINGS", "DevicePlan", "Endpoints", "attach", "detach", "endpoints", "parse_words",
+    "refresh",
+]  # fmt: skip
+
+NO_SETTINGS: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +183,7 @@ async def _remove(store: Store, ends: Endpoints, *, timeout: float) -> None:
 async def refresh(
     store: Store,
     ends: Endpoints,
-    settings: Mapping[str, str] = MappingProxyType({}),
+    settings: Mapping[str, str] = NO_SETTINGS,
     *,
     timeout: float = 10.0,
 ) -> None:

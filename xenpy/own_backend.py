@@ -3,18 +3,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from types import MappingProxyType
-from typing import Final
+from typing import Final, TypeVar
 
-from xenpy.attach import DevicePlan
+from xenpy.attach import NO_SETTINGS, DevicePlan
 from xenpy.backend import Device, DeviceContext, DeviceError, Keys
 from xenpy.driver import Driver
 from xenpy.types import DevId
 
-__all__ = ["NO_SETTINGS", "OwnBackend", "call_hook", "own_driver"]
+__all__ = ["OwnBackend", "call_hook", "own_driver"]
 
-NO_SETTINGS: Final[Mapping[str, str]] = MappingProxyType({})
+T = TypeVar("T")
+
 RESERVED: Final = {
     "devid", "frontend", "frontend-id", "online", "state", "hotplug-status", "hotplug-error",
 }  # fmt: skip
@@ -57,18 +58,26 @@ class OwnBackend:
         raise DeviceError("it takes its settings when it is attached, and no others later")
 
 
-async def call_hook(backend: OwnBackend) -> Keys:
-    """`reconfigure`, whatever it raises.
+async def call_hook(
+    hook: Callable[[], Awaitable[T]], passed: tuple[type[Exception], ...] = ()
+) -> T:
+    """What somebody's hook returns, whatever it raises.
+
+    Args:
+        passed: what it may raise beside an OSError and a DeviceError.
 
     Raises:
-        DeviceError, OSError: it did, or something else, which is somebody's bug.
+        DeviceError: it did, or something else, which is somebody's bug; or as above.
     """
     try:
-        return await backend.reconfigure()
+        return await hook()
     except (DeviceError, OSError):
         raise
+    except passed:
+        raise
     except Exception as error:
-        raise DeviceError(f"reconfigure: {type(error).__name__}: {error}") from error
+        name = getattr(hook, "__name__", "a hook")
+        raise DeviceError(f"{name}: {type(error).__name__}: {error}") from error
 
 
 def own_driver(

@@ -19,13 +19,14 @@ from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Final, Generic
 
-from xenpy.backend import Device, DeviceContext, DeviceError, Keys, open_restricted
+from xenpy.attach import NO_SETTINGS
+from xenpy.backend import Device, DeviceContext, Keys, open_restricted
 from xenpy.driver import Driver
 from xenpy.errors import PeerError, XenError
 from xenpy.gnttab import CopySegment, GrantTable
 from xenpy.gnttab import Mapping as PageMapping
 from xenpy.memory import LocalMemory
-from xenpy.own_backend import NO_SETTINGS, OwnBackend, call_hook, own_driver
+from xenpy.own_backend import OwnBackend, call_hook, own_driver
 from xenpy.ring_keys import MAX_QUEUES, MAX_RING_PAGE_ORDER, read_rings
 from xenpy.ring_protocol import RequestT, ResponseT, RingProtocol
 from xenpy.ring_server import RingServer
@@ -230,20 +231,12 @@ class RingDevice(Device, Generic[RequestT, ResponseT]):
                 server.open(backend.grants, channels, domid, place.refs, place.port)
                 held.callback(server.close)
                 servers.append(server)
-            await self._call_connect()
+            await call_hook(backend.connect, (PeerError,))
             self._held = held.pop_all()
         self._servers = servers
         for server in servers:
             server.start()
         return {}
-
-    async def _call_connect(self) -> None:
-        try:
-            await self._backend.connect()
-        except (PeerError, OSError, DeviceError):
-            raise
-        except Exception as error:
-            raise DeviceError(f"connect: {type(error).__name__}: {error}") from error
 
     async def disconnect(self) -> None:
         servers = self._servers
@@ -262,7 +255,7 @@ class RingDevice(Device, Generic[RequestT, ResponseT]):
             self.context.log.error("disconnect: %s: %s", type(error).__name__, error)
 
     async def refresh(self) -> Keys:
-        return await call_hook(self._backend)
+        return await call_hook(self._backend.reconfigure)
 
     async def close(self) -> None:
         """Nothing outlives a connection."""

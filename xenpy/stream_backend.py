@@ -17,12 +17,13 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from typing import Final
 
+from xenpy.attach import NO_SETTINGS
 from xenpy.backend import Device, DeviceContext, DeviceError, Keys, open_restricted
 from xenpy.byte_stream import ByteStream
 from xenpy.driver import Driver
 from xenpy.errors import PeerError
 from xenpy.flex_ring import FlexRing, parse_interface
-from xenpy.own_backend import NO_SETTINGS, OwnBackend, call_hook, own_driver
+from xenpy.own_backend import OwnBackend, call_hook, own_driver
 from xenpy.peer_keys import number
 from xenpy.ports import Ports
 from xenpy.stream_protocol import StreamProtocol
@@ -115,7 +116,7 @@ class StreamDevice(Device):
         self._held.close()
 
     async def refresh(self) -> Keys:
-        return await call_hook(self._backend)
+        return await call_hook(self._backend.reconfigure)
 
     async def close(self) -> None:
         """Nothing outlives a connection."""

@@ -54,10 +54,9 @@ class ControlThread:
             future.cancel()
             raise
 
-    def start(self, work: Coroutine[object, object, None]) -> Callable[[], None]:
+    def start(self, work: Coroutine[object, object, None]) -> Callable[[], object]:
         """Let it run there.  Returns what ends it; at the latest `close` does."""
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
-        return lambda: void(future.cancel())
+        return asyncio.run_coroutine_threadsafe(work, self._loop).cancel
 
     def close(self) -> None:
         """End what runs there, and the thread.  Harmless when closed."""
@@ -78,7 +77,3 @@ class ControlThread:
             self.store = store
             self._ready.set_result(asyncio.get_running_loop())
             await self._stop.wait()
-
-
-def void(_: object) -> None:
-    """For a callback that returns nothing."""

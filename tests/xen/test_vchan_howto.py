@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from conformance.typed_page import section, type_in
@@ -24,37 +25,33 @@ def test_the_commands() -> None:
     type_in(typed)
 
 
-def test_the_programs() -> None:
+def answers(program: str, path: str, lines: Sequence[str]) -> tuple[list[str], str]:
+    """What `vchan_ask.py` prints of each line's answer, and the server's last words: Ctrl-C."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     server = subprocess.Popen(
-        [sys.executable, "docs/howto/vchan_shout.py", "0", "data/shout"], cwd=ROOT, env=environment
-    )
+        [sys.executable, f"docs/howto/{program}", "0", path],
+        cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    said: list[str] = []
     try:
-        for line in ("hello", "again"):
+        for line in lines:
             asked = subprocess.run(
-                [sys.executable, "docs/howto/vchan_ask.py", "0", "data/shout", line],
+                [sys.executable, "docs/howto/vchan_ask.py", "0", path, line],
                 cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
             )  # fmt: skip
-            assert asked.stdout == f"{line.upper()}\n", asked.stderr
+            said.append(asked.stdout or asked.stderr)
     finally:
         server.send_signal(signal.SIGINT)
-        server.wait(60)
+        _, last = server.communicate(timeout=60)
+    return said, last
+
+
+def test_the_programs() -> None:
+    said, _ = answers("vchan_shout.py", "data/shout", ["hello", "again"])
+    assert said == ["HELLO\n", "AGAIN\n"]
 
 
 def test_the_program_without_an_event_loop() -> None:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    server = subprocess.Popen(
-        [sys.executable, "docs/howto/vchan_blocking.py", "0", "data/echo"],
-        cwd=ROOT, env=environment, stderr=subprocess.PIPE,
-    )  # fmt: skip
-    try:
-        for line in ("hello", "again"):
-            asked = subprocess.run(
-                [sys.executable, "docs/howto/vchan_ask.py", "0", "data/echo", line],
-                cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
-            )  # fmt: skip
-            assert asked.stdout == f"{line}\n", asked.stderr
-    finally:
-        server.send_signal(signal.SIGINT)
-        _, said = server.communicate(timeout=60)
-    assert said.endswith(b"KeyboardInterrupt\n")
+    said, last = answers("vchan_blocking.py", "data/echo", ["hello", "again"])
+    assert said == ["hello\n", "again\n"]
+    assert last.endswith("KeyboardInterrupt\n")

@@ -24,12 +24,11 @@ from typing import Any, Final, Generic, TypeAlias
 
 import pytest
 
-from xenpy.attach import attach, detach
+from xenpy.attach import NO_SETTINGS, attach, detach
 from xenpy.backend import DeviceContext, Keys
 from xenpy.driver import Driver
 from xenpy.errors import PeerError
 from xenpy.lifecycle import ATTACHED
-from xenpy.own_backend import NO_SETTINGS
 from xenpy.protocol_page import page_of, width_of
 from xenpy.protocol_text import c_header
 from xenpy.ring_backend import Backend, driver_of

@@ -29,7 +29,6 @@ __all__ = ["main"]
 
 PIECE: Final = 64 << 10
 PATIENCE: Final = 60.0
-GONE: Final = ConnectionError("the other end has gone")
 
 
 async def asyncio_end(role: str, domid: int, path: str, count: int, ring: int) -> float | None:
@@ -137,10 +136,7 @@ def _sunk(recv_into: Callable[[memoryview], int], count: int) -> float:
     first = done = recv_into(buffer)
     began = time.perf_counter()
     while done < count:
-        got = recv_into(buffer)
-        if not got:
-            raise GONE
-        done += got
+        done += _some(recv_into(buffer))
     return (done - first) / (time.perf_counter() - began)
 
 
@@ -179,7 +175,7 @@ _tcp_roles: Final[dict[str, Callable[[socket.socket, int], float | None]]] = {
 
 def _some(count: int) -> int:
     if count == 0:
-        raise GONE
+        raise ConnectionError("the other end has gone")
     return count
 
 

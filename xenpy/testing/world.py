@@ -14,11 +14,10 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from xenpy.attach import attach, detach, endpoints, refresh
+from xenpy.attach import NO_SETTINGS, attach, detach, endpoints, refresh
 from xenpy.backend import Keys, NativeXen, XenAccess
 from xenpy.driver import Driver
 from xenpy.frontend import FrontendAccess, NativeFrontend
-from xenpy.own_backend import NO_SETTINGS
 from xenpy.ring_frontend import NOTHING, Connection, connect
 from xenpy.ring_protocol import RequestT, ResponseT, RingProtocol
 from xenpy.service import Service
