@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -64,8 +65,11 @@ class Loopback:
 
 def children() -> list[int]:
     """The processes that this one started, by id."""
-    listed = (path.read_text() for path in Path("/proc/self/task").glob("*/children"))
-    return [int(pid) for text in listed for pid in text.split()]
+    while True:
+        # A thread that ends meanwhile leaves its children to another one, read or not.
+        with suppress(FileNotFoundError, ProcessLookupError):
+            listed = [path.read_text() for path in Path("/proc/self/task").glob("*/children")]
+            return [int(pid) for text in listed for pid in text.split()]
 
 
 class DoomedProcess:

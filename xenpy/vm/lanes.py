@@ -188,9 +188,11 @@ def lanes_at_a_time(cpus: int, meminfo: Path = Path("/proc/meminfo")) -> int:
 def _kill_children() -> None:
     """Kill what our threads wait for: machines, ssh, pytest.  Their own children are tied."""
     for task in Path("/proc/self/task").iterdir():
-        for word in (task / "children").read_text().split():
-            with suppress(ProcessLookupError):
-                os.kill(int(word), signal.SIGKILL)
+        # A thread or a child may end before its turn.
+        with suppress(FileNotFoundError, ProcessLookupError):
+            for word in (task / "children").read_text().split():
+                with suppress(ProcessLookupError):
+                    os.kill(int(word), signal.SIGKILL)
 
 
 class Runner:
