@@ -27,7 +27,7 @@ FOLLOW: Final = 0.5
 FOR_EVER: Final = -1
 LONGEST: Final = 1 << 30
 """Milliseconds."""
-_c_read, _c_write = lib.xenpy_duplex_read, lib.xenpy_duplex_write
+_c_read, _c_write, _from_buffer = lib.xenpy_duplex_read, lib.xenpy_duplex_write, ffi.from_buffer
 SCRATCH: Final = 64 << 10
 """The most that `recv` gives at a time."""
 
@@ -52,7 +52,6 @@ class Duplex:
         XenConnectionError: EPIPE, `end` was called.
 
     Attributes:
-        timeout: seconds that a call may wait; None, as at first: for ever.
         ended: `end` was called.
     """
 
@@ -60,8 +59,9 @@ class Duplex:
         self, incoming: StreamIn, outgoing: StreamOut, page: Memory, *, peer_live: int,
         wanted: int, asked: int, channels: EventChannels, port: Port,
     ) -> None:  # fmt: skip
-        self.timeout: float | None = None
         self.ended = False
+        self._timeout: float | None = None
+        self._first_wait = FOR_EVER
         native, events = channels.native()
         calls, state = ffi.new("struct xenpy_calls *"), ffi.new("struct xenpy_duplex *")
         native.xenpy_calls_init(calls, ffi.NULL, events)
@@ -72,15 +72,23 @@ class Duplex:
         state.wanted, state.asked = page.pointer(wanted), page.pointer(asked)
         self._state = state
         self._owners = incoming, outgoing, page, channels, calls
-        self._incoming, self._channels = incoming, channels
+        self._channels = channels
         self._bell = channels.bind_unbound(DOMID_SELF)
         channels.bind_interdomain(DOMID_SELF, self._bell)
         self._receiving, self._sending = threading.Lock(), threading.Lock()
         self._followers = threading.Condition()
-        self._lost = False
-        self._seen_in, self._seen_out = ffi.new("uint32_t *"), ffi.new("uint32_t *")
-        self._done = ffi.new("size_t *")
         self._scratch = ffi.new("uint8_t[]", SCRATCH)
+
+    @property
+    def timeout(self) -> float | None:
+        """Seconds that a call may wait; None, as at first: for ever."""
+        return self._timeout
+
+    @timeout.setter
+    def timeout(self, seconds: float | None) -> None:
+        self._timeout = seconds
+        # A call looks before it asks for the time.
+        self._first_wait = FOR_EVER if seconds is None else 0
 
     # Each begins with one call of C, and if all goes well there is nothing else: a piece of 64 KiB
     # costs as much as some fifty calls of Python.
@@ -88,20 +96,23 @@ class Duplex:
     def recv(self, n: int) -> bytes:
         """Up to `n` bytes, 64 KiB at most, as soon as there is one; b"" when the peer is gone."""
         with self._receiving:
-            count = self._read(self._scratch, min(n, SCRATCH))
-            content: bytes = ffi.buffer(self._scratch, count)[:]
+            scratch, limit = self._scratch, max(0, min(n, SCRATCH))
+            count = _c_read(self._state, scratch, limit, self._first_wait)
+            if count < 0:
+                count = self._read(count, scratch, limit)
+            content: bytes = ffi.buffer(scratch, count)[:]
             return content
 
     def recv_into(self, buffer: bytearray | memoryview) -> int:
         """Fill some of `buffer`, as soon as there is a byte; 0 when the peer is gone."""
         with self._receiving:
-            out = ffi.from_buffer("uint8_t[]", buffer, True)
-            try:
-                return self._read(out, len(out))
-            except BaseException:
-                # Its frames would keep a bytearray from being resized.
-                ffi.release(out)
-                raise
+            out = _from_buffer("uint8_t[]", buffer, True)
+            count = _c_read(self._state, out, len(out), self._first_wait)
+            if count < 0:
+                # A traceback would keep a bytearray from being resized.
+                with out:
+                    count = self._read(count, out, len(out))
+            return count
 
     def sendall(self, data: bytes | bytearray | memoryview) -> None:
         """Return when all of it is in the ring.  `data` is not to be changed meanwhile; if this
@@ -112,10 +123,14 @@ class Duplex:
         """
         with self._sending:
             if isinstance(data, bytes):
-                self._write(data, len(data))
+                error = _c_write(self._state, data, len(data), self._first_wait)
+                if error:
+                    self._write(error, ffi.from_buffer("uint8_t[]", data))
             else:
                 with ffi.from_buffer("uint8_t[]", data) as source:
-                    self._write(source, len(source))
+                    error = _c_write(self._state, source, len(source), self._first_wait)
+                    if error:
+                        self._write(error, source)
 
     def flush(self) -> None:
         """Return when the peer has read everything that was sent; it may be gone then.
@@ -124,14 +139,14 @@ class Duplex:
             XenConnectionError: ECONNRESET, it is gone and has not.
         """
         with self._sending:
-            state, seen = self._state, self._seen_out
-            deadline = self._begun()
-            while error := lib.xenpy_duplex_drain(state, self._wait(deadline), seen):
-                self._not_sent(-error, deadline)
+            state, deadline = self._state, self._deadline()
+            wait = self._first_wait
+            while error := lib.xenpy_duplex_drain(state, wait):
+                wait = self._again(error, state.out_seen, deadline)
 
     def lost(self) -> None:
         """The peer's domain is not there any more, and has notified nobody."""
-        self._lost = True
+        self._state.lost = 1
         if not self.ended:
             self._channels.notify(self._bell)
 
@@ -140,80 +155,59 @@ class Duplex:
         if self.ended:
             return
         self.ended = True
+        self._state.ended = 1
         self._channels.notify(self._bell)
         with self._receiving, self._sending:
             pass
 
-    def _read(self, out: CData, limit: int) -> int:
-        deadline = None
-        wait = FOR_EVER
-        if self.ended or self._lost or self.timeout is not None or limit <= 0:
-            deadline = self._begun()
-            wait = self._wait(deadline)
-            if limit <= 0:
-                return 0
-        state, seen = self._state, self._seen_in
-        while (count := _c_read(state, out, limit, wait, seen)) < 0:
-            self._again(-count, seen[0], deadline)
-            if self._lost and not self._incoming.queued:
-                return 0
-            wait = self._wait(deadline)
+    def _read(self, count: int, out: CData, limit: int) -> int:
+        """Go on after the first call, which has come to `count`."""
+        state, deadline = self._state, self._deadline()
+        while count < 0:
+            wait = self._again(count, state.in_seen, deadline)
+            count = _c_read(state, out, limit, wait)
         return count
 
-    def _write(self, source: CData | bytes, length: int) -> None:
-        deadline = None
-        wait = FOR_EVER
-        if self.ended or self._lost or self.timeout is not None:
-            deadline = self._begun()
-            wait = self._wait(deadline)
-            if self._lost:
-                raise _gone()
-        state, seen, done = self._state, self._seen_out, self._done
-        done[0] = 0
-        while error := _c_write(state, source, length, done, wait, seen):
-            self._not_sent(-error, deadline)
-            wait = self._wait(deadline)
+    def _write(self, error: int, source: CData) -> None:
+        """Go on after the first call, which has come to `error`."""
+        state, deadline = self._state, self._deadline()
+        done, length = state.out_done, len(source)
+        while error:
+            wait = self._again(error, state.out_seen, deadline)
+            error = _c_write(state, source + done, length - done, wait)
+            done += state.out_done
 
-    def _begun(self) -> float | None:
-        """When the call is to be over."""
-        if self.ended:
+    def _deadline(self) -> float | None:
+        return None if self._timeout is None else time.monotonic() + self._timeout
+
+    def _again(self, result: int, seen: int, deadline: float | None) -> int:
+        """Raise what a call has come to, or return how long to wait when it is called again."""
+        state, error = self._state, -result
+        if error == errno.EPIPE:
             raise _ended()
-        return None if self.timeout is None else time.monotonic() + self.timeout
-
-    def _wait(self, deadline: float | None) -> int:
-        """Milliseconds to wait: none for a peer that is lost; -1: for ever."""
-        if self._lost:
-            return 0
-        if deadline is None:
-            return FOR_EVER
-        return max(0, min(LONGEST, math.ceil((deadline - time.monotonic()) * 1000)))
-
-    def _not_sent(self, error: int, deadline: float | None) -> None:
-        if error == errno.ECONNRESET:
-            raise _gone()
-        self._again(error, self._seen_out[0], deadline)
-        if self._lost:
-            raise _gone()
-
-    def _again(self, error: int, seen: int, deadline: float | None) -> None:
-        """Raise what a call has come to, or return to have it called again."""
-        if self.ended or self._lost:
+        if self.ended or state.lost:
             # Again for whoever had looked before, and waits only now: there is one bell for all.
             self._channels.notify(self._bell)
-        if self._state.wake:
-            self._state.wake = 0
+        if state.wake:
+            state.wake = 0
             with self._followers:
                 self._followers.notify_all()
         if error == errno.EPROTO:
             raise PeerError("the other side has put nonsense into the page")
+        if error == errno.ECONNRESET:
+            raise xen_error(error, "send", "the other side is gone")
         if error == errno.EAGAIN:
             self._follow(seen, deadline)
         elif error not in (errno.EINTR, errno.ETIMEDOUT):
             raise xen_error(error, "wait")
         if self.ended:
             raise _ended()
-        if deadline is not None and time.monotonic() >= deadline:
-            raise XenTimeoutError(errno.ETIMEDOUT, "wait", seconds=self.timeout)
+        if deadline is None:
+            return FOR_EVER
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise XenTimeoutError(errno.ETIMEDOUT, "wait", seconds=self._timeout)
+        return min(LONGEST, math.ceil(left * 1000))
 
     def _follow(self, seen: int, deadline: float | None) -> None:
         """Another thread waits for the port: sleep until it has something to tell."""
@@ -225,10 +219,6 @@ class Duplex:
                     self._followers.wait(min(left, FOLLOW))
             finally:
                 lib.xenpy_duplex_follow(self._state, -1)
-
-
-def _gone() -> XenError:
-    return xen_error(errno.ECONNRESET, "send", "the other side is gone")
 
 
 def _ended() -> XenError:

@@ -166,13 +166,12 @@ static void *reads(void *argument)
     size_t place = 0, total = bytes[side - sides];
 
     while (place < total) {
-        uint32_t seen;
         size_t most = (size_t)rand_r(&dice) % (rand_r(&dice) % 4 ? 100 : 1 << 16) + 1;
         int64_t count;
 
         most = most < total - place ? most : total - place;
-        count = xenpy_duplex_read(&side->duplex, buffer, most, -1, &seen);
-        look_round(side, count < 0 ? (int)count : 0, seen);
+        count = xenpy_duplex_read(&side->duplex, buffer, most, -1);
+        look_round(side, count < 0 ? (int)count : 0, side->duplex.in_seen);
         check(count != 0, "the other side has gone");
         for (int64_t i = 0; i < count; i++)
             check(buffer[i] == pattern(place++), "another byte");
@@ -187,25 +186,26 @@ static void *writes(void *argument)
     unsigned dice = seed + 2 + (unsigned)(side - sides);
     uint8_t *buffer = malloc(1 << 16);
     size_t place = 0, total = bytes[side == sides];
-    uint32_t seen;
     int error;
 
     while (place < total) {
-        size_t length = (size_t)rand_r(&dice) % (rand_r(&dice) % 4 ? 100 : 1 << 16) + 1, done = 0;
+        size_t length = (size_t)rand_r(&dice) % (rand_r(&dice) % 4 ? 100 : 1 << 16) + 1;
+        size_t done = 0;
 
         length = length < total - place ? length : total - place;
         for (size_t i = 0; i < length; i++)
             buffer[i] = pattern(place + i);
         do {
-            error = xenpy_duplex_write(&side->duplex, buffer, length, &done, -1, &seen);
-            look_round(side, error, seen);
+            error = xenpy_duplex_write(&side->duplex, buffer + done, length - done, -1);
+            look_round(side, error, side->duplex.out_seen);
+            done += side->duplex.out_done;
         } while (error);
         check(done == length, "not all of it");
         place += length;
     }
     do {
-        error = xenpy_duplex_drain(&side->duplex, -1, &seen);
-        look_round(side, error, seen);
+        error = xenpy_duplex_drain(&side->duplex, -1);
+        look_round(side, error, side->duplex.out_seen);
     } while (error);
     free(buffer);
     return NULL;

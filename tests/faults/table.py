@@ -1363,8 +1363,8 @@ VCHAN_FAULTS: Final = (
     Fault(
         "duplex: a live byte of any value",
         DUPLEX,
-        "            return live == XENPY_PEER_GONE ? 0 : -EPROTO;\n",
-        "            return live == XENPY_PEER_GONE ? 0 : 0;\n",
+        "    return live == XENPY_PEER_HERE ? 0 : -EPROTO;\n",
+        "    return live == XENPY_PEER_HERE ? 0 : -ECONNRESET;\n",
         f"{VCHAN_THREADS}::test_a_client_that_keeps_no_rules[cli_live-7-recv]",
         "libxenvchan.h, cli_live: 0, 1 or 2",
     ),

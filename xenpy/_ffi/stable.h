@@ -132,11 +132,16 @@ int64_t xenpy_stream_write(struct xenpy_stream *stream, uint8_t *ring, uint8_t *
 struct xenpy_duplex {
     const struct xenpy_calls *calls;
     uint32_t port;
+    uint32_t ended;
+    uint32_t lost;
     uint32_t fired;
     uint32_t followers;
     uint32_t leading;
     uint32_t idle;
     uint32_t wake;
+    uint32_t in_seen;
+    uint32_t out_seen;
+    size_t out_done;
     struct xenpy_stream *incoming;
     const uint8_t *in_data;
     uint8_t *in_ours;
@@ -149,10 +154,9 @@ struct xenpy_duplex {
     uint8_t *wanted;
     uint8_t *asked;
 };
-int64_t xenpy_duplex_read(struct xenpy_duplex *duplex, uint8_t *out, size_t limit, int timeout,
-                          uint32_t *seen);
+int64_t xenpy_duplex_read(struct xenpy_duplex *duplex, uint8_t *out, size_t limit, int timeout);
 int xenpy_duplex_write(struct xenpy_duplex *duplex, const uint8_t *data, size_t length,
-                       size_t *done, int timeout, uint32_t *seen);
-int xenpy_duplex_drain(struct xenpy_duplex *duplex, int timeout, uint32_t *seen);
+                       int timeout);
+int xenpy_duplex_drain(struct xenpy_duplex *duplex, int timeout);
 int xenpy_duplex_may_sleep(struct xenpy_duplex *duplex, uint32_t seen);
 void xenpy_duplex_follow(struct xenpy_duplex *duplex, int32_t by);

@@ -42,11 +42,16 @@
 struct xenpy_duplex {
     const struct xenpy_calls *calls;
     uint32_t port;
+    uint32_t ended;     /* set by the caller: no call touches the page any more */
+    uint32_t lost;      /* set by the caller: the peer is gone, whatever the page says */
     uint32_t fired;     /* events so far */
     uint32_t followers; /* threads that sleep, or are about to */
     uint32_t leading;   /* a thread waits for the port */
     uint32_t idle;      /* events since something was found */
     uint32_t wake;      /* set with -EINTR and errors only: the followers are to be woken */
+    uint32_t in_seen;   /* what the last call to read has seen of `fired`, */
+    uint32_t out_seen;  /* and the last one to write */
+    size_t out_done;    /* how much the last call to write has put into the ring */
 
     struct xenpy_stream *incoming;
     const uint8_t *in_data;
@@ -167,22 +172,35 @@ static inline void xenpy_duplex_follow(struct xenpy_duplex *duplex, int32_t by)
     __atomic_add_fetch(&duplex->followers, (uint32_t)by, __ATOMIC_SEQ_CST);
 }
 
+/* 0; -ECONNRESET: the peer has gone; -EPROTO: its byte means nothing. */
+static inline int xenpy_duplex_gone(const struct xenpy_duplex *duplex)
+{
+    uint8_t live = xenpy_load_acquire8(duplex->peer_live);
+
+    if (live == XENPY_PEER_GONE || __atomic_load_n(&duplex->lost, __ATOMIC_ACQUIRE))
+        return -ECONNRESET;
+    return live == XENPY_PEER_HERE ? 0 : -EPROTO;
+}
+
 /*
- * Take up to `limit` bytes, 1 at least.  Returns how many; 0: the peer has gone, and everything
- * was read; -EPROTO: it has put nonsense into the page; or as xenpy_duplex_wait, and `seen` is
- * for xenpy_duplex_may_sleep then.
+ * Take up to `limit` bytes, 1 at least if that is not 0.  Returns how many; 0: the peer has gone,
+ * and everything was read; -EPROTO: it has put nonsense into the page; -EPIPE: it was ended; or
+ * as xenpy_duplex_wait, and `in_seen` is for xenpy_duplex_may_sleep then.
  */
 static inline int64_t xenpy_duplex_read(struct xenpy_duplex *duplex, uint8_t *out, size_t limit,
-                                        int timeout, uint32_t *seen)
+                                        int timeout)
 {
     uint32_t tries = 0;
 
+    if (__atomic_load_n(&duplex->ended, __ATOMIC_RELAXED))
+        return -EPIPE;
+    if (limit == 0)
+        return 0;
     for (;;) {
         int64_t count;
-        uint8_t live;
-        int error;
+        int gone, error;
 
-        *seen = __atomic_load_n(&duplex->fired, __ATOMIC_SEQ_CST);
+        duplex->in_seen = __atomic_load_n(&duplex->fired, __ATOMIC_SEQ_CST);
         count = xenpy_stream_read(duplex->incoming, duplex->in_data, duplex->in_ours,
                                   duplex->in_theirs, out, limit);
         if (count > 0)
@@ -191,46 +209,49 @@ static inline int64_t xenpy_duplex_read(struct xenpy_duplex *duplex, uint8_t *ou
             return count;
         xenpy_fetch_or8(duplex->wanted, XENPY_NOTIFY_WRITE);
         /* In this order: what a peer wrote before it went is found after that was seen. */
-        live = xenpy_load_acquire8(duplex->peer_live);
+        gone = xenpy_duplex_gone(duplex);
         count = xenpy_stream_queued(duplex->incoming, duplex->in_theirs);
         if (count < 0)
             return count;
         if (count > 0 && tries++ < XENPY_DUPLEX_TRIES)
             continue;
-        if (live != XENPY_PEER_HERE)
-            return live == XENPY_PEER_GONE ? 0 : -EPROTO;
-        error = xenpy_duplex_wait(duplex, *seen, timeout);
+        if (gone)
+            return gone == -ECONNRESET ? 0 : gone;
+        error = xenpy_duplex_wait(duplex, duplex->in_seen, timeout);
         if (error)
             return error;
     }
 }
 
 /*
- * Put all of `length` bytes, those behind `*done`, which is kept up to date.  0: it is all in the
- * ring; -ECONNRESET: the peer has gone; or as xenpy_duplex_read.
+ * Put all of `length` bytes.  0: they are in the ring; otherwise `out_done` of them are.
+ * -ECONNRESET: the peer has gone; or as xenpy_duplex_read, and `out_seen`.
  */
 static inline int xenpy_duplex_write(struct xenpy_duplex *duplex, const uint8_t *data,
-                                     size_t length, size_t *done, int timeout, uint32_t *seen)
+                                     size_t length, int timeout)
 {
     uint32_t tries = 0;
 
+    duplex->out_done = 0;
+    if (__atomic_load_n(&duplex->ended, __ATOMIC_RELAXED))
+        return -EPIPE;
     for (;;) {
         int64_t count;
-        uint8_t live;
         int error;
 
-        *seen = __atomic_load_n(&duplex->fired, __ATOMIC_SEQ_CST);
-        live = xenpy_load_acquire8(duplex->peer_live);
-        if (live != XENPY_PEER_HERE)
-            return live == XENPY_PEER_GONE ? -ECONNRESET : -EPROTO;
+        duplex->out_seen = __atomic_load_n(&duplex->fired, __ATOMIC_SEQ_CST);
+        error = xenpy_duplex_gone(duplex);
+        if (error)
+            return error;
         count = xenpy_stream_write(duplex->outgoing, duplex->out_data, duplex->out_ours,
-                                   duplex->out_theirs, data + *done, length - *done);
+                                   duplex->out_theirs, data + duplex->out_done,
+                                   length - duplex->out_done);
         if (count < 0)
             return (int)count;
-        *done += (size_t)count;
+        duplex->out_done += (size_t)count;
         if (count > 0)
             xenpy_duplex_tell(duplex, XENPY_NOTIFY_WRITE);
-        if (*done == length)
+        if (duplex->out_done == length)
             return 0;
         xenpy_fetch_or8(duplex->wanted, XENPY_NOTIFY_READ);
         count = xenpy_stream_unread(duplex->outgoing, duplex->out_theirs);
@@ -239,36 +260,37 @@ static inline int xenpy_duplex_write(struct xenpy_duplex *duplex, const uint8_t 
         if (count < duplex->outgoing->size && tries++ < XENPY_DUPLEX_TRIES)
             continue;
         tries = 0;
-        error = xenpy_duplex_wait(duplex, *seen, timeout);
+        error = xenpy_duplex_wait(duplex, duplex->out_seen, timeout);
         if (error)
             return error;
     }
 }
 
 /* Until the peer has read everything; then 0.  Otherwise as xenpy_duplex_write. */
-static inline int xenpy_duplex_drain(struct xenpy_duplex *duplex, int timeout, uint32_t *seen)
+static inline int xenpy_duplex_drain(struct xenpy_duplex *duplex, int timeout)
 {
     int64_t least = duplex->outgoing->size;
 
+    if (__atomic_load_n(&duplex->ended, __ATOMIC_RELAXED))
+        return -EPIPE;
     for (;;) {
-        uint8_t live;
         int64_t count;
-        int error;
+        int gone, error;
 
-        *seen = __atomic_load_n(&duplex->fired, __ATOMIC_SEQ_CST);
+        duplex->out_seen = __atomic_load_n(&duplex->fired, __ATOMIC_SEQ_CST);
         xenpy_fetch_or8(duplex->wanted, XENPY_NOTIFY_READ);
-        live = xenpy_load_acquire8(duplex->peer_live);
+        gone = xenpy_duplex_gone(duplex);
         count = xenpy_stream_unread(duplex->outgoing, duplex->out_theirs);
         if (count <= 0)
             return (int)count;
-        if (live != XENPY_PEER_HERE)
-            return live == XENPY_PEER_GONE ? -ECONNRESET : -EPROTO;
+        if (gone)
+            return gone;
         if (count < least) {
             /* It reads, bit by bit: its events are none for nothing. */
             least = count;
             __atomic_store_n(&duplex->idle, 0, __ATOMIC_RELAXED);
         }
-        error = xenpy_duplex_wait(duplex, *seen, timeout);
+        error = xenpy_duplex_wait(duplex, duplex->out_seen, timeout);
         if (error)
             return error;
     }
