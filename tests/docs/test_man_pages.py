@@ -42,6 +42,8 @@ PAGES = {
     ("console", "every"): "xenpy-console.8",
     ("vchan", "listen"): "xenpy-vchan.1",
     ("vchan", "connect"): "xenpy-vchan.1",
+    ("ls",): "xenpy-ls.1",
+    ("doctor",): "xenpy-doctor.1",
 }
 
 

@@ -31,10 +31,11 @@ LAYERS: list[set[str]] = [
     {
         "device_nodes", "lifecycle", "service", "attach", "driver", "frontend_nodes", "frontend",
         "frontend_life", "suggest", "own_backend", "ring_server", "ring_backend", "granted_page",
-        "ring_asker", "ring_frontend", "stream_backend", "stream_frontend",
+        "device_list", "device_counters", "ring_asker", "ring_frontend", "stream_backend",
+        "stream_frontend",
     },
     {"drivers"},
-    {"daemon", "cli"},
+    {"daemon", "doctor", "cli"},
 ]  # fmt: skip
 BESIDE = {"testing", "vm", "__init__"}
 

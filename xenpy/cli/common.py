@@ -21,6 +21,7 @@ __all__ = [
     "Verbs",
     "add_common_options",
     "add_device_options",
+    "add_rundir",
     "domid",
     "find_driver",
     "kind",
@@ -150,6 +151,13 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
     noise.add_argument("-q", "--quiet", action="store_true", help="warnings and errors only")
     parser.add_argument(
         "--store", metavar="PATH", help="socket of xenstored, or /dev/xen/xenbus (default: found)"
+    )
+
+
+def add_rundir(parser: argparse.ArgumentParser) -> None:
+    """Where daemons say that they are there."""
+    parser.add_argument(
+        "--rundir", metavar="DIR", default="/run/xenpy", help="lock files of daemons (/run/xenpy)"
     )
 
 

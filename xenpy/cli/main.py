@@ -18,7 +18,20 @@ from typing import Final
 
 from xenpy import __version__
 from xenpy.backend import DeviceError
-from xenpy.cli import attach, block, console, detach, new, protocol, reconfigure, run, serve, vchan
+from xenpy.cli import (
+    attach,
+    block,
+    console,
+    detach,
+    doctor,
+    ls,
+    new,
+    protocol,
+    reconfigure,
+    run,
+    serve,
+    vchan,
+)  # fmt: skip
 from xenpy.cli.errors import DriverError, UsageError
 from xenpy.errors import PeerError, XenConnectionError, XenNotFoundError
 from xenpy.service import KindTakenError
@@ -42,6 +55,8 @@ examples:
   xenpy reconfigure docs/howto/dimmer.py 7 max-level=20   set a device that is served
   xenpy block read xvdb > image                       in a guest: a disk without the kernel
   xenpy vchan listen 7 data/log > log                 bytes from another domain
+  xenpy ls                                            all devices, whoever serves them
+  xenpy doctor                                        what this machine lacks
 """
 
 
@@ -55,7 +70,10 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"xenpy {__version__}")
     verbs = top.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for verb in (serve, run, new, protocol, attach, reconfigure, detach, block, console, vchan):
+    verbs_in_order = (
+        serve, run, new, protocol, attach, reconfigure, detach, block, console, vchan, ls, doctor,
+    )  # fmt: skip
+    for verb in verbs_in_order:
         verb.add_parser(verbs)
     return top
 

@@ -9,7 +9,7 @@ import shlex
 from collections.abc import Mapping
 
 from xenpy.attach import parse_words
-from xenpy.cli.common import Verbs, add_common_options, find_driver, kind, wrong_usage
+from xenpy.cli.common import Verbs, add_common_options, add_rundir, find_driver, kind, wrong_usage
 from xenpy.cli.errors import UsageError
 from xenpy.daemon import serve
 from xenpy.driver import Driver
@@ -75,9 +75,7 @@ def add_daemon_options(parser: argparse.ArgumentParser, default_kind: str) -> No
         "--kind", metavar="KIND", type=kind,
         help=f"directory below backend/ (default: {default_kind})",
     )  # fmt: skip
-    parser.add_argument(
-        "--rundir", metavar="DIR", default="/run/xenpy", help="lock files (/run/xenpy)"
-    )
+    add_rundir(parser)
     parser.add_argument(
         "--stats", metavar="FILE", help="write counters as JSON there on SIGUSR1 and at the end"
     )

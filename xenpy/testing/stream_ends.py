@@ -6,8 +6,8 @@
     python3 -m xenpy.testing.stream_ends tcp sink - PORT COUNT 0
     python3 -m xenpy.testing.stream_ends tcp source ADDRESS PORT COUNT 0
 
-There is `asyncio` too, in place of `blocking`.  The sink, or the echo, is the server, and its
-rings have RING bytes.
+There is `asyncio` too, in place of `blocking`; and `requests`, `bytes` and `xenstore`, see
+`xenpy.testing.device_ends`.  The sink, or the echo, is the server, and its rings have RING bytes.
 
 `sink` reads COUNT bytes and prints how many a second.  Of `echo` and `ping`, in the same places,
 `ping` sends a byte COUNT times, waits for its echo, and prints how many round trips a second.
@@ -24,6 +24,7 @@ from typing import Final
 
 from xenpy.drivers import vchan
 from xenpy.drivers.vchan import blocking
+from xenpy.testing.device_ends import ROLES
 
 __all__ = ["main"]
 
@@ -79,6 +80,11 @@ async def _ping(reader: vchan.VchanReader, writer: vchan.VchanWriter, count: int
         if number == 0:
             began = time.perf_counter()
     return (count - 1) / (time.perf_counter() - began)
+
+
+async def device_end(way: str, role: str, domid: int, path: str, count: int) -> float | None:
+    """One end of a device of its own, or of XenStore; sink and echo are in domain 0."""
+    return await ROLES[way][role](domid, path, count)
 
 
 def blocking_end(role: str, domid: int, path: str, count: int, ring: int) -> float | None:
@@ -186,6 +192,8 @@ def main(arguments: Sequence[str]) -> None:
         rate = asyncio.run(asyncio_end(role, int(peer), place, int(count), int(ring)))
     elif way == "blocking":
         rate = blocking_end(role, int(peer), place, int(count), int(ring))
+    elif way in ROLES:
+        rate = asyncio.run(device_end(way, role, int(peer), place, int(count)))
     else:
         rate = tcp_end(role, peer, int(place), int(count))
     if rate is not None:

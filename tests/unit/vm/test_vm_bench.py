@@ -28,9 +28,25 @@ def test_streams_take_turns() -> None:
     cells = streams_table.CELLS
     assert len({cell.name for cell in cells}) == len(cells)
     assert rows(cells) == {
-        "stream": ["blocking", "libxenvchan", "netback", "asyncio"],
+        "stream": [
+            "blocking",
+            "libxenvchan",
+            "netback",
+            "asyncio",
+            "bytes",
+            "requests",
+            "xenstore",
+        ],
         "wide-stream": ["blocking", "libxenvchan", "netback", "asyncio"],
-        "ping": ["blocking", "libxenvchan", "asyncio", "netback"],
+        "ping": [
+            "blocking",
+            "libxenvchan",
+            "asyncio",
+            "netback",
+            "bytes",
+            "requests",
+            "xenstore",
+        ],
         "console": ["xenpy", "xenconsoled"],
     }
     assert [cell.name for cell in chosen(["console/*"], cells)] == ["console/xenpy/xenconsoled"]
@@ -50,6 +66,7 @@ def test_every_cell_is_about_something_that_exists() -> None:
 
 def test_a_goal_is_no_easier_than_its_gate() -> None:
     for cell in CELLS:
+        assert cell.goal is not None
         assert cell.gate is None or cell.reaches(cell.goal, cell.gate)
 
 
@@ -172,6 +189,17 @@ def test_a_cost_is_held_from_below(value: float, verdict: str) -> None:
     one = result(COST, found)
     assert (one.ours, one.theirs, one.ratio, one.instructions) == (value, None, None, None)
     assert one.verdict == verdict
+
+
+def test_what_has_no_goal_is_known() -> None:
+    cell = Cell("slow", "bytes", None, None, "ping", "netback")
+    found = Figures()
+    assert (result(cell, found).verdict, missed([result(cell, found)])) == ("unmeasured", [])
+    for way in ("bytes", "netback"):
+        line = {"what": "sample", "job": "ping", "disk": way, "round": 1, "rate": 5.0}
+        found.take(json.dumps(line))
+    assert result(cell, found).verdict == "known"
+    assert report.text([result(cell, found)]).split("\n")[1].split()[4:7] == ["-", "-", "known"]
 
 
 def test_what_has_no_gate_is_not_missed() -> None:

@@ -78,7 +78,8 @@ class Result:
         ratio: ours over theirs.
         instructions: of the whole machine per operation of ours, None by the wall's clock.
         spread, spread_theirs: (most - least) / median.
-        verdict: "goal", "gate", "below goal" (where there is no gate) or "MISSED".
+        verdict: "goal", "gate", "below goal" (where there is no gate), "known" (nor a goal),
+            "unmeasured" (where there is no gate) or "MISSED".
         why: why there is no figure.
     """
 
@@ -89,7 +90,7 @@ class Result:
     theirs: float | None
     ratio: float | None
     gate: float | None
-    goal: float
+    goal: float | None
     verdict: str
     instructions: int | None
     instructions_theirs: int | None
@@ -117,12 +118,6 @@ def _judged(cell: Cell, figures: Figures) -> Result:
     best = max(theirs) if theirs else None
     ratio = middle / best if middle is not None and best is not None else None
     value = ratio if cell.rival else middle
-    if value is not None and cell.reaches(value, cell.goal):
-        verdict = "goal"
-    elif cell.gate is None:
-        verdict = "below goal"
-    else:
-        verdict = "gate" if value is not None and cell.reaches(value, cell.gate) else "MISSED"
     counted = cell.rival and not cell.wall
     return Result(
         name=cell.name,
@@ -133,7 +128,7 @@ def _judged(cell: Cell, figures: Figures) -> Result:
         ratio=ratio,
         gate=cell.gate,
         goal=cell.goal,
-        verdict=verdict,
+        verdict=_verdict(cell, value),
         instructions=_instructions(middle) if counted else None,
         instructions_theirs=_instructions(best) if counted else None,
         rounds=len(ours),
@@ -141,6 +136,18 @@ def _judged(cell: Cell, figures: Figures) -> Result:
         spread_theirs=_spread(theirs),
         why="" if complete else _why(cell, figures, missing_ours=not ours),
     )
+
+
+def _verdict(cell: Cell, value: float | None) -> str:
+    if value is None:
+        return "unmeasured" if cell.gate is None else "MISSED"
+    if cell.goal is None:
+        return "known"
+    if cell.reaches(value, cell.goal):
+        return "goal"
+    if cell.gate is None:
+        return "below goal"
+    return "gate" if cell.reaches(value, cell.gate) else "MISSED"
 
 
 def _why(cell: Cell, figures: Figures, *, missing_ours: bool) -> str:
@@ -200,7 +207,7 @@ def _line(one: Result) -> tuple[str, ...]:
         _number(one.theirs),
         _number(one.ratio),
         "-" if one.gate is None else f"{least} {one.gate:g}",
-        f"{least} {one.goal:g}",
+        "-" if one.goal is None else f"{least} {one.goal:g}",
         one.verdict,
         _number(one.instructions),
         _number(one.instructions_theirs),

@@ -21,7 +21,7 @@ from typing import Final
 from xenpy.vm import guest, serve
 from xenpy.vm.bench.disks import GUEST, PATIENCE, PINNED, TSC, Shell
 from xenpy.vm.bench.dom0 import TROUBLE, found_out, step, tell
-from xenpy.vm.bench.streams_table import CELLS, CONSOLE_BYTES, PINGS, RING, STREAM_BYTES, WIDE
+from xenpy.vm.bench.streams_table import CELLS, CONSOLE_BYTES, COUNTS, FEWER, RING, WIDE
 from xenpy.vm.bench.table import WORK, Cell, chosen, rows
 from xenpy.vm.disk import CommandError, domid, run
 
@@ -46,8 +46,8 @@ test -e /mnt{ROOT}/xenpy
 """
 LISTENERS: Final = {"stream": "sink", "ping": "echo"}
 SPEAKERS: Final = {"stream": "source", "ping": "ping"}
-COUNTS: Final = {"stream": STREAM_BYTES, "ping": PINGS}
 PORT: Final = 5001
+HOME: Final = "/local/domain/0"
 TAKEN: Final = re.compile(r'\{"domid"')
 
 
@@ -72,19 +72,21 @@ class Streams:
         if job == "console":
             return self._console(way)
         self._number += 1
-        path = f"/local/domain/0/data/bench-{self._number}"
+        # Through XenStore it is the guest's, elsewhere domain 0's.
+        path = f"data/bench-{self._number}"
         kind = job.removeprefix("wide-")
-        tail = f"{COUNTS[kind]} {WIDE if kind != job else RING}"
-        ways: Mapping[str, Callable[[str, str, str], str]] = {
-            "asyncio": lambda role, peer, at: f"{ENDS} asyncio {role} {peer} {at} {tail}",
-            "blocking": lambda role, peer, at: f"{ENDS} blocking {role} {peer} {at} {tail}",
-            "libxenvchan": lambda role, peer, at: f"{PROGRAM} {role} {peer} {at} {tail}",
-            "netback": lambda role, peer, at: f"{ENDS} tcp {role} {peer} {PORT} {tail}",
+        count = (FEWER if way == "xenstore" else COUNTS)[kind]
+        tail = f"{count} {WIDE if kind != job else RING}"
+        ways: Mapping[str, Callable[[str, str], str]] = {
+            "libxenvchan": lambda role, peer: f"{PROGRAM} {role} {peer} {HOME}/{path} {tail}",
+            "netback": lambda role, peer: f"{ENDS} tcp {role} {peer} {PORT} {tail}",
+            "xenstore": lambda role, peer: f"{ENDS} xenstore {role} {peer} {path} {tail}",
         }
-        line = ways[way]
+        ours = f"{ENDS} {way} {{}} {{}} {HOME}/{path} {tail}"
+        line = ways.get(way, ours.format)
         there = self._address if way == "netback" else "0"
-        listen = line(LISTENERS[kind], domid(GUEST), path)
-        speak = line(SPEAKERS[kind], there, path)
+        listen = line(LISTENERS[kind], domid(GUEST))
+        speak = line(SPEAKERS[kind], there)
         with subprocess.Popen(
             ["sh", "-c", listen], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, text=True,

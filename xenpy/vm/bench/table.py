@@ -80,6 +80,7 @@ class Cell:
         name: what `--cells` chooses by.
         ours: the name of our disk, in `OURS`.
         gate: None if nothing is insisted on.
+        goal: None if it is measured to be known, and no more.
         job: in `JOBS`, "" if no I/O goes on.
         rival: in `RIVALS`, "" for a cost.
         wall: measured by the clock on the wall, in a machine of its own.
@@ -88,7 +89,7 @@ class Cell:
     name: str
     ours: str
     gate: float | None
-    goal: float
+    goal: float | None
     job: str = ""
     rival: str = ""
     unit: str = "operations/s"

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: MIT
+"""`xenpy ls` and `xenpy doctor` in dom0, beside Linux's own backend."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conformance.daemon_process import XENPY, DaemonProcess
+from conformance.stock_backends import Nodes, a_loop, blkback_module, unload_blkback
+from conformance.xen_env import nothing_left_in_the_hypervisor
+from xenpy.drivers.block.front import BlockDevice
+from xenpy.vm import disk
+from xenpy.xenstore import Store
+
+__all__ = ["nothing_left_in_the_hypervisor"]
+pytestmark = pytest.mark.xen
+
+MIB = 1 << 20
+AUTOPROBE = Path("/sys/bus/xen-backend/drivers_autoprobe")
+
+
+def xenpy(*words: str, status: int = 0) -> Any:
+    """What it prints as JSON."""
+    done = subprocess.run(
+        [*XENPY, *words, "--json"], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == status, done.stdout + done.stderr
+    return json.loads(done.stdout)
+
+
+def about(topic: str, *words: str, status: int = 0) -> dict[str, str]:
+    (found,) = [
+        one for one in xenpy("doctor", *words, status=status)["findings"] if one["topic"] == topic
+    ]
+    assert isinstance(found, dict)
+    return found
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    path = tmp_path / "disk.img"
+    path.write_bytes(bytes(8 * MIB))
+    return path
+
+
+@pytest.fixture
+def blkback() -> Iterator[None]:
+    with blkback_module():
+        yield
+    unload_blkback()
+
+
+def test_dom0_lacks_nothing() -> None:
+    said = xenpy("doctor")
+    assert said["domid"] == 0
+    levels = {one["topic"]: one["level"] for one in said["findings"]}
+    assert "problem" not in levels.values()
+    for topic in ("xen", "evtchn", "gntdev", "gntalloc", "xenconsoled", "xenstore"):
+        assert levels[topic] == "ok", said
+    version = "".join(
+        f"{Path('/sys/hypervisor/version', one).read_text().strip()}." for one in ("major", "minor")
+    )
+    assert f"Xen {version[:-1]}, " in about("xen")["text"]
+
+
+def test_blkback_competes_for_vbd(blkback: None, tmp_path: Path) -> None:
+    assert about("vbd")["level"] == "warning"
+    with DaemonProcess(tmp_path, "--kind", "vbd"):
+        words = ("--rundir", str(tmp_path))
+        assert "serves too" in about("vbd", *words, status=1)["text"]
+        AUTOPROBE.write_text("0")
+        try:
+            assert about("vbd", *words)["level"] == "ok"
+        finally:
+            AUTOPROBE.write_text("1")
+
+
+def test_ls_shows_whoever_serves(blkback: None, image: Path, tmp_path: Path) -> None:
+    words = ("block", "0", "vdev=xvdi", f"target={tmp_path / 'ours.img'}")
+    (tmp_path / "ours.img").write_bytes(bytes(8 * MIB))
+    with DaemonProcess(tmp_path) as daemon, a_loop(image) as loop:
+        disk.run(*XENPY, "attach", *words)
+        try:
+            theirs, ours = asyncio.run(_both_used(loop, str(tmp_path)))
+        finally:
+            disk.run(*XENPY, "detach", *words[:3])
+        served = f"xenpy {daemon.process.pid}"
+    assert (theirs["kind"], theirs["served_by"]) == ("vbd", "xen-blkback")
+    assert (ours["kind"], ours["served_by"]) == ("vbd3", served)
+    for one in (theirs, ours):
+        assert one["backend"]["state"] == one["frontend"]["state"] == "CONNECTED"
+        assert one["counters"]["rd_req"] > 0
+        assert one["counters"]["rd_sect"] == 2 * MIB // 512
+        assert one["rings"] == 1
+        assert {"persistent", "flush-cache"} & set(one["features"])
+        assert one["protocol"] == "x86_64-abi"
+
+
+async def _both_used(loop: str, rundir: str) -> list[Any]:
+    """What is listed of a disk of blkback's and of ours, from both of which 2 MiB were read."""
+    async with Store.open() as store:
+        nodes = Nodes(store, "vbd")
+        await nodes.make({"type": "phy", "params": loop, "mode": "w"})
+        try:
+            await nodes.plug(loop)
+            async with (
+                BlockDevice(store, nodes.front) as theirs,
+                BlockDevice(store, "/local/domain/0/device/vbd/51840") as ours,
+            ):
+                for one in (theirs, ours):
+                    assert not any(await one.pread(2 * MIB, 0))
+                listed = await asyncio.to_thread(xenpy, "ls", "vbd", "vbd3", "--rundir", rundir)
+        finally:
+            await nodes.remove()
+    assert isinstance(listed, list)
+    return listed
