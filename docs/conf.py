@@ -42,6 +42,8 @@ man_pages = [
     ("man/xenpy-console.8", "xenpy-console", "consoles of guests", [], 8),
     ("man/xenpy-vchan.1", "xenpy-vchan", "standard input and output to another domain", [], 1),
     ("man/xenpy-ls.1", "xenpy-ls", "all devices, whoever serves them", [], 1),
+    ("man/xenpy-grant.1", "xenpy-grant", "share pages, map those of others", [], 1),
+    ("man/xenpy-evtchn.1", "xenpy-evtchn", "bind event channels, and notify", [], 1),
     ("man/xenpy-doctor.1", "xenpy-doctor", "look whether this machine can do it", [], 1),
     ("man/xenpy-block.7", "xenpy-block", "disks for guests", [], 7),
 ]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the hypervisor tells its control domain: domains, version, memory, console ring.
+"""What the hypervisor tells its control domain: domains, version, memory, ports, console ring.
 
 Over libxenctrl, which is optional: importing this module raises ImportError where it cannot
 be loaded, and no driver imports it.  Only calls that Xen 4.17 and 4.20 both have.
@@ -7,6 +7,7 @@ be loaded, and no driver imports it.  Only calls that Xen 4.17 and 4.20 both hav
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,14 +16,22 @@ from xenpy._ffi.xenctrl import ffi
 from xenpy._ffi.xenctrl import lib as native
 from xenpy.errors import XenNotFoundError, xen_error
 from xenpy.handles import Handle
-from xenpy.types import DOM0, DomId
+from xenpy.types import DOM0, DomId, Port
 
-__all__ = ["Control", "DomainInfo", "PhysInfo"]
+__all__ = ["Control", "DomainInfo", "PhysInfo", "PortInfo"]
 
 LIST_CHUNK: Final = 256
+PORTS_LIMIT: Final = 1 << 17
+"""EVTCHN_FIFO_NR_CHANNELS of event_channel.h."""
 CONSOLE_RING_BYTES: Final = 1 << 20
 """More than `conring_size` is on any machine seen; Xen's default is 16 to 32 KiB."""
-ENOENT: Final = 2
+BOUND_TO: Final = {
+    native.EVTCHNSTAT_unbound: "unbound",
+    native.EVTCHNSTAT_interdomain: "interdomain",
+    native.EVTCHNSTAT_pirq: "pirq",
+    native.EVTCHNSTAT_virq: "virq",
+    native.EVTCHNSTAT_ipi: "ipi",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +61,28 @@ class DomainInfo:
     max_pages: int
     cpu_time_ns: int
     vcpus: int
+
+
+@dataclass(frozen=True, slots=True)
+class PortInfo:
+    """An event channel's end, as EVTCHNOP_status tells it.
+
+    Attributes:
+        domid, port: whose, and which.
+        bound_to: "unbound", "interdomain", "pirq", "virq", "ipi".
+        vcpu: that is notified.
+        remote_domid: who may bind, or has bound; None unless unbound or interdomain.
+        remote_port: the other end, None unless interdomain.
+        irq: which, of a pirq or a virq; else None.
+    """
+
+    domid: DomId
+    port: Port
+    bound_to: str
+    vcpu: int
+    remote_domid: DomId | None
+    remote_port: Port | None
+    irq: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +149,7 @@ class Control(Handle):
             raise xen_error(ffi.errno, "xc_domain_getinfolist", domid=domid)
         # It answers with the next domain when there is none of this number.
         if count == 0 or info[0].domain != domid:
-            raise XenNotFoundError(ENOENT, "xc_domain_getinfolist", domid=domid)
+            raise XenNotFoundError(errno.ENOENT, "xc_domain_getinfolist", domid=domid)
         return _domain(info[0])
 
     def version(self) -> str:
@@ -145,6 +176,36 @@ class Control(Handle):
             info.cpu_khz, info.total_pages, info.free_pages, info.scrub_pages,
         )  # fmt: skip
 
+    def event_channels(self, domid: DomId) -> list[PortInfo]:
+        """The ports of a domain that are bound to anything, in their order.
+
+        Raises:
+            XenError: ESRCH, there is no such domain; as Xen gave it.
+        """
+        self._check("event_channels")
+        status = ffi.new("xc_evtchn_status_t *")
+        found: list[PortInfo] = []
+        for port in range(1, PORTS_LIMIT):
+            status.dom, status.port = domid, port
+            if native.xc_evtchn_status(self._handle, status) < 0:
+                if ffi.errno != errno.EINVAL:
+                    raise xen_error(ffi.errno, "xc_evtchn_status", domid=domid, port=port)
+                # Xen has made room for no more.
+                break
+            if status.status != native.EVTCHNSTAT_closed:
+                found.append(_port(status))
+        return found
+
+    def debug_keys(self, keys: str) -> None:
+        """Have the hypervisor do what these keys mean on its console, as `xl debug-keys` does.
+
+        Raises:
+            XenError: as Xen gave it.
+        """
+        self._check("debug_keys")
+        if native.xc_send_debug_keys(self._handle, keys.encode("ascii")) < 0:
+            raise xen_error(ffi.errno, "xc_send_debug_keys", keys=keys)
+
     def console_ring(self, *, clear: bool = False) -> str:
         """The hypervisor's messages, as `xl dmesg` shows them.
 
@@ -163,6 +224,20 @@ class Control(Handle):
 
     def _abandon(self) -> None:
         native.xc_interface_close(self._handle)
+
+
+def _port(status: CData) -> PortInfo:
+    bound_to = BOUND_TO.get(status.status, f"status {status.status}")
+    domid = port = irq = None
+    if bound_to == "unbound":
+        domid = DomId(status.u.unbound.dom)
+    elif bound_to == "interdomain":
+        domid, port = DomId(status.u.interdomain.dom), Port(status.u.interdomain.port)
+    elif bound_to in ("pirq", "virq"):
+        irq = int(status.u.virq)
+    return PortInfo(
+        DomId(status.dom), Port(status.port), bound_to, status.vcpu, domid, port, irq
+    )  # fmt: skip
 
 
 def _domain(info: CData) -> DomainInfo:

@@ -44,6 +44,13 @@ PAGES = {
     ("vchan", "connect"): "xenpy-vchan.1",
     ("ls",): "xenpy-ls.1",
     ("doctor",): "xenpy-doctor.1",
+    ("grant", "share"): "xenpy-grant.1",
+    ("grant", "map"): "xenpy-grant.1",
+    ("grant", "copy"): "xenpy-grant.1",
+    ("grant", "ls"): "xenpy-grant.1",
+    ("evtchn", "bind"): "xenpy-evtchn.1",
+    ("evtchn", "notify"): "xenpy-evtchn.1",
+    ("evtchn", "ls"): "xenpy-evtchn.1",
 }
 
 

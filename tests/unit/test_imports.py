@@ -20,7 +20,7 @@ LAYERS: list[set[str]] = [
     {
         "memory", "gnttab", "evtchn", "calls", "ctrl", "wire", "ring", "ring_protocol", "xenbus",
         "paths", "peer_keys", "words", "shared_byte", "flex_ring", "stream_protocol",
-        "ring_keys", "protocol_page", "protocol_text",
+        "ring_keys", "protocol_page", "protocol_text", "grant_dump",
     },
     {
         "store_wire", "store_pyxs", "store_writer", "store_connection", "store_nodes",

@@ -4,6 +4,7 @@ backend and frontend in two guests, as tests/drivers/test_own_guests_fake.py has
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import time
@@ -93,6 +94,18 @@ def test_the_frontend_in_a_guest(north: str, tmp_path: Path) -> None:
     said = (tmp_path / "log").read_text()
     assert serving.returncode == 0, said
     assert f"xor/{north}/0: connected" in said
+
+
+def test_a_guest_looks_at_itself(north: str) -> None:
+    said = json.loads(inside("north", "xenpy doctor --json || true"))
+    assert said["domid"] == int(north)
+    levels = {one["topic"]: one["level"] for one in said["findings"]}
+    assert levels["xenstore"] == levels["evtchn"] == levels["gntalloc"] == "ok", said
+    assert not levels.keys() & {"xl", "xenstored", "xenconsoled"}
+    (root,) = json.loads(inside("north", "xenpy ls --json"))
+    assert (root["domid"], root["kind"]) == (int(north), "vbd3")
+    assert root["backend"]["state"] == root["frontend"]["state"] == "CONNECTED"
+    assert root["served_by"] == ""
 
 
 def test_both_halves_in_guests(north: str) -> None:

@@ -49,6 +49,34 @@ int xc_domain_getinfolist(xc_interface *xch, uint32_t first_domain, unsigned int
                           xc_domaininfo_t *info);
 int xc_physinfo(xc_interface *xch, xc_physinfo_t *info);
 int xc_version(xc_interface *xch, int cmd, void *arg);
+int xc_send_debug_keys(xc_interface *xch, const char *keys);
+
+typedef struct {
+    uint16_t dom;
+    uint32_t port;
+    uint32_t status;
+    uint32_t vcpu;
+    union {
+        struct {
+            uint16_t dom;
+        } unbound;
+        struct {
+            uint16_t dom;
+            uint32_t port;
+        } interdomain;
+        uint32_t pirq;
+        uint32_t virq;
+    } u;
+} xc_evtchn_status_t;
+
+#define EVTCHNSTAT_closed ...
+#define EVTCHNSTAT_unbound ...
+#define EVTCHNSTAT_interdomain ...
+#define EVTCHNSTAT_pirq ...
+#define EVTCHNSTAT_virq ...
+#define EVTCHNSTAT_ipi ...
+
+int xc_evtchn_status(xc_interface *xch, xc_evtchn_status_t *status);
 int xc_readconsolering(xc_interface *xch, char *buffer, unsigned int *pnr_chars, int clear,
                        int incremental, uint32_t *pindex);
 

@@ -15,7 +15,7 @@ from typing import Final, Protocol
 from xenpy.attach import DevicePlan, parse_words
 from xenpy.cli.errors import DriverError, UsageError
 from xenpy.driver import Driver
-from xenpy.types import DOM0, DOMID_FIRST_RESERVED, DomId
+from xenpy.types import DOM0, DOMID_FIRST_RESERVED, DomId, Port
 
 __all__ = [
     "Verbs",
@@ -26,6 +26,7 @@ __all__ = [
     "find_driver",
     "kind",
     "plan_of",
+    "port",
     "seconds",
     "size",
     "wrong_usage",
@@ -34,6 +35,8 @@ __all__ = [
 BUILT_IN: Final = {name: f"xenpy.drivers.{name}.driver" for name in ("block", "console")}
 """So that a checkout that is not installed works as well: it has no entry points."""
 
+MAX_PORTS: Final = 1 << 17
+"""EVTCHN_FIFO_NR_CHANNELS of event_channel.h."""
 UNITS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
@@ -122,6 +125,13 @@ def kind(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", text):
         raise argparse.ArgumentTypeError(f"{text!r} is no name of a directory in XenStore")
     return text
+
+
+def port(text: str) -> Port:
+    """An argument that is an event channel's number."""
+    if not (text.isascii() and text.isdigit()) or not 0 < int(text) < MAX_PORTS:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port of an event channel")
+    return Port(int(text))
 
 
 def seconds(text: str) -> float:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from xenpy.cli.common import Verbs, add_common_options, add_rundir, kind, seconds
+from xenpy.cli.table import table
 from xenpy.device_counters import Counters, counters, served_by
 from xenpy.device_list import Listed, list_devices
 from xenpy.types import DomId, XenbusState
@@ -174,11 +175,10 @@ def _table(lines: Sequence[Line], rates: Sequence[Mapping[str, float]] | None = 
                 *last,
             )
         )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     said: list[str] = []
-    for row, trouble in zip(rows, ["", *(line.device.trouble for line in lines)], strict=True):
-        cells = (word.ljust(width) for word, width in zip(row, widths, strict=True))
-        said.append("  ".join(cells).rstrip())
+    troubles = ["", *(line.device.trouble for line in lines)]
+    for text, trouble in zip(table(rows), troubles, strict=True):
+        said.append(text)
         if trouble:
             said.append(f"  ! {trouble}")
     return "".join(f"{one}\n" for one in said)

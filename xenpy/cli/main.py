@@ -24,6 +24,8 @@ from xenpy.cli import (
     console,
     detach,
     doctor,
+    evtchn,
+    grant,
     ls,
     new,
     protocol,
@@ -56,6 +58,7 @@ examples:
   xenpy block read xvdb > image                       in a guest: a disk without the kernel
   xenpy vchan listen 7 data/log > log                 bytes from another domain
   xenpy ls                                            all devices, whoever serves them
+  xenpy grant ls                                      who has mapped what
   xenpy doctor                                        what this machine lacks
 """
 
@@ -71,7 +74,8 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"xenpy {__version__}")
     verbs = top.add_subparsers(title="verbs", metavar="VERB", required=True)
     verbs_in_order = (
-        serve, run, new, protocol, attach, reconfigure, detach, block, console, vchan, ls, doctor,
+        serve, run, new, protocol, attach, reconfigure, detach, block, console, vchan, ls,
+        doctor, grant, evtchn,
     )  # fmt: skip
     for verb in verbs_in_order:
         verb.add_parser(verbs)
