@@ -90,6 +90,8 @@ def test_who_holds_what() -> None:
             assert all(one["writers"] + one["readers"] >= 1 for one in found)
             (counted,) = listed("grant", "ls", "--of", "0", "--by", "0", "--count")
             assert counted["grants"] >= 2
+            mappers = disk.run("sh", "-c", "grep -l /dev/xen/gntdev /proc/[0-9]*/maps")
+            assert len(mappers.splitlines()) == 1, mappers
         assert not set(refs) & {one["ref"] for one in listed("grant", "ls", "--of", "0")}
 
 
