@@ -34,6 +34,7 @@ html_theme = "alabaster"
 man_pages = [
     ("man/xenpy.1", "xenpy", "Xen paravirtual drivers in Python", [], 1),
     ("man/xenpy-serve.8", "xenpy-serve", "serve devices to guests", [], 8),
+    ("man/xenpy.toml.5", "xenpy.toml", "what xenpy serve --config reads", [], 5),
     ("man/xenpy-new.1", "xenpy-new", "begin a driver of your own", [], 1),
     ("man/xenpy-protocol.1", "xenpy-protocol", "print what the other half must know", [], 1),
     ("man/xenpy-run.8", "xenpy-run", "serve a protocol of your own", [], 8),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A `Service` as a daemon: claim the kind, serve, park on SIGTERM."""
+"""A `Service` as a daemon: claim the kind, serve, park on SIGTERM; on SIGHUP, other options."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import json
 import logging
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from xenpy.driver import Driver
+from xenpy.sd_notify import Manager
 from xenpy.service import Service, claim_kind
 from xenpy.xenstore import Store
 
@@ -33,8 +34,15 @@ async def serve(
     store_path: str | None = None,
     rundir: str = "/run/xenpy",
     stats_path: str | None = None,
+    reload: Callable[[], Mapping[str, str]] | None = None,
+    manager: Manager | None = None,
 ) -> int:
     """Serve until SIGTERM or SIGINT, then park every device.
+
+    Args:
+        reload: called on SIGHUP, for the options of devices that come after that; what it raises,
+            an OSError or a ValueError, is logged, and the options stay as they are.
+        manager: who is told how it goes; by default whoever started the process.
 
     Returns:
         The exit status: 0, or 1 if a device could not be parked.
@@ -42,6 +50,7 @@ async def serve(
     Raises:
         KindTakenError: another daemon serves this kind.
     """
+    manager = manager or Manager()
     with claim_kind(kind, rundir):
         async with Store.open(store_path) as store:
             service = Service(
@@ -53,16 +62,23 @@ async def serve(
                 loop.add_signal_handler(number, stop.set)
             if stats_path is not None:
                 loop.add_signal_handler(signal.SIGUSR1, _write_stats, service, stats_path)
+            status = f"serving {kind}"
+            if reload is not None:
+                loop.add_signal_handler(signal.SIGHUP, _reload, service, reload, manager, status)
             running = asyncio.create_task(service.run())
             stopping = asyncio.create_task(stop.wait())
+            telling = asyncio.create_task(_tell(service, manager, status))
             log.info("serving %s", kind)
             await asyncio.wait([running, stopping], return_when=asyncio.FIRST_COMPLETED)
+            manager.stopping()
             if running.done():
                 stopping.cancel()
+                telling.cancel()
                 await running
             if stats_path is not None:
                 _write_stats(service, stats_path)
             stuck = await service.park(PARK_BOUND)
+            telling.cancel()
             for name in stuck:
                 log.error("%s did not let go within %g s: not parked", name, PARK_BOUND)
             running.cancel()
@@ -70,6 +86,25 @@ async def serve(
                 if not stuck:
                     await running
             return 1 if stuck else 0
+
+
+async def _tell(service: Service, manager: Manager, status: str) -> None:
+    await service.ready.wait()
+    manager.ready(status)
+    await manager.keep_alive()
+
+
+def _reload(
+    service: Service, reload: Callable[[], Mapping[str, str]], manager: Manager, status: str
+) -> None:
+    manager.reloading()
+    try:
+        service.options = reload()
+    except (OSError, ValueError) as error:
+        log.error("the options stay as they are: %s", error)
+    else:
+        log.info("options of new devices: %s", dict(service.options) or "none")
+    manager.ready(status)
 
 
 def _write_stats(service: Service, path: str) -> None:

@@ -77,6 +77,9 @@ class Service:
         xen: how devices open their handles.
         options: the operator's options, given to every device.
         domid: the domain that this process runs in.
+
+    Attributes:
+        options: those that the next device gets.
     """
 
     def __init__(
@@ -93,7 +96,7 @@ class Service:
         self._kind = kind
         self._factory = factory
         self._xen = xen if xen is not None else NativeXen()
-        self._options = options or {}
+        self.options = options or {}
         self._root = f"/local/domain/{domid}/backend/{kind}"
         self._deferred = Deferred()
         self._lives: dict[str, DeviceLife] = {}
@@ -296,7 +299,7 @@ class Service:
             path=path,
             frontend_path=frontend,
             backend_keys=keys,
-            options=self._options,
+            options=self.options,
             xen=self._xen,
             log=BoundedLog(log, f"{self._kind}/{domid}/{devid}"),
             deferred=self._deferred,

@@ -112,6 +112,8 @@ def test_they_are_made(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     made = {
-        path.name for path in (tmp_path / "man").rglob("*") if path.suffix in (".1", ".7", ".8")
+        path.name
+        for path in (tmp_path / "man").rglob("*")
+        if path.suffix in (".1", ".5", ".7", ".8")
     }
     assert made == {path.stem for path in MAN.glob("*.*.md")}

@@ -76,7 +76,6 @@ def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     [
         [],
         ["frobnicate"],
-        ["serve"],
         ["serve", "block", "--kind", "../../etc"],
         ["serve", "block", "--kind", ""],
         ["serve", "block", "-v", "-q"],

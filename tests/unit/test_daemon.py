@@ -12,6 +12,7 @@ import pytest
 
 from xenpy.daemon import serve
 from xenpy.drivers.block.driver import DRIVER
+from xenpy.sd_notify import Manager
 from xenpy.service import Service
 from xenpy.testing.fake_xenstored import FakeXenstored
 
@@ -51,3 +52,51 @@ def test_counters_that_cannot_be_written_cost_no_device(
     assert asyncio.run(main()) == 0
     assert parked.is_set()
     assert "cannot write" in caplog.text
+
+
+def test_options_are_read_again_and_the_manager_hears_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """SIGHUP: new devices get what the file says then; nonsense in it changes nothing."""
+    services: list[Service] = []
+    run = Service.run
+    heard: list[str] = []
+
+    async def running(self: Service) -> None:
+        services.append(self)
+        await run(self)
+
+    class Heard(Manager):
+        def _tell(self, text: str) -> None:
+            heard.append(text.split("\n")[0])
+
+    monkeypatch.setattr(Service, "run", running)
+    answers: list[dict[str, str] | ValueError] = [ValueError("no such tier"), {"queues": "2"}]
+
+    def reload() -> dict[str, str]:
+        answer = answers.pop(0)
+        if isinstance(answer, ValueError):
+            raise answer
+        return answer
+
+    async def main() -> int:
+        async with FakeXenstored() as fake, asyncio.timeout(PATIENCE):
+            serving = asyncio.create_task(
+                serve(
+                    DRIVER, kind="vbd3", options={"queues": "1"}, store_path=fake.path,
+                    rundir=str(tmp_path), reload=reload, manager=Heard({}),
+                )
+            )  # fmt: skip
+            while heard != ["READY=1"]:
+                await asyncio.sleep(0.01)
+            for rounds, queues in ((1, "1"), (2, "2")):
+                os.kill(os.getpid(), signal.SIGHUP)
+                while len(heard) < 1 + 2 * rounds:
+                    await asyncio.sleep(0.01)
+                assert services[0].options == {"queues": queues}
+            os.kill(os.getpid(), signal.SIGTERM)
+            return await serving
+
+    assert asyncio.run(main()) == 0
+    assert heard == ["READY=1", *["RELOADING=1", "READY=1"] * 2, "STOPPING=1"]
+    assert "the options stay as they are: no such tier" in caplog.text

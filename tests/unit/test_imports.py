@@ -35,7 +35,7 @@ LAYERS: list[set[str]] = [
         "stream_frontend",
     },
     {"drivers"},
-    {"daemon", "doctor", "cli"},
+    {"daemon", "serve_config", "sd_notify", "doctor", "cli"},
 ]  # fmt: skip
 BESIDE = {"testing", "vm", "__init__"}
 

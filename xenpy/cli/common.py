@@ -18,6 +18,7 @@ from xenpy.driver import Driver
 from xenpy.types import DOM0, DOMID_FIRST_RESERVED, DomId, Port
 
 __all__ = [
+    "RUNDIR",
     "Verbs",
     "add_common_options",
     "add_device_options",
@@ -35,6 +36,7 @@ __all__ = [
 BUILT_IN: Final = {name: f"xenpy.drivers.{name}.driver" for name in ("block", "console")}
 """So that a checkout that is not installed works as well: it has no entry points."""
 
+RUNDIR: Final = "/run/xenpy"
 MAX_PORTS: Final = 1 << 17
 """EVTCHN_FIFO_NR_CHANNELS of event_channel.h."""
 UNITS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
@@ -164,10 +166,10 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_rundir(parser: argparse.ArgumentParser) -> None:
+def add_rundir(parser: argparse.ArgumentParser, default: str = RUNDIR) -> None:
     """Where daemons say that they are there."""
     parser.add_argument(
-        "--rundir", metavar="DIR", default="/run/xenpy", help="lock files of daemons (/run/xenpy)"
+        "--rundir", metavar="DIR", default=default, help=f"lock files of daemons ({RUNDIR})"
     )
 
 

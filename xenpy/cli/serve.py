@@ -5,14 +5,29 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final
 
 from xenpy.attach import parse_words
-from xenpy.cli.common import Verbs, add_common_options, add_rundir, find_driver, kind, wrong_usage
+from xenpy.cli.common import (
+    RUNDIR,
+    Verbs,
+    add_common_options,
+    add_rundir,
+    find_driver,
+    kind,
+    wrong_usage,
+)  # fmt: skip
 from xenpy.cli.errors import UsageError
 from xenpy.daemon import serve
 from xenpy.driver import Driver
+from xenpy.serve_config import ServeConfig, read
+
+FILTER: Final = "filter"
+NO_CONFIG: Final = ServeConfig()
 
 DESCRIPTION = """\
 Serve every device of a kind that a toolstack makes in this domain, until SIGTERM or
@@ -23,6 +38,7 @@ EPILOG = """\
 examples:
   xenpy serve block
   xenpy serve block --kind vbd3 -v
+  xenpy serve --config /etc/xenpy/block.toml
   xenpy serve block force=1          serve images although they are open elsewhere
   xenpy serve block --filter stats --filter delay,read=10
 
@@ -58,10 +74,16 @@ def add_parser(verbs: Verbs) -> None:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("driver", metavar="DRIVER", help="e.g. block; or FILE.py[:CLASS]")
+    parser.add_argument(
+        "driver", metavar="DRIVER", nargs="?", help="e.g. block; or FILE.py[:CLASS]"
+    )
     parser.add_argument("words", metavar="key=value", nargs="*", help="options of the driver")
     parser.add_argument(
-        "--filter", metavar="NAME[,key=value]", action="append",
+        "--config", metavar="FILE", type=Path,
+        help="what the command line does not say, and SIGHUP reads again: xenpy.toml(5)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--filter", metavar="NAME[,key=value]", action="append", default=[],
         help="a filter of every disk; repeatable, the first is next to the guest",
     )  # fmt: skip
     add_daemon_options(parser, "the driver's")
@@ -75,24 +97,29 @@ def add_daemon_options(parser: argparse.ArgumentParser, default_kind: str) -> No
         "--kind", metavar="KIND", type=kind,
         help=f"directory below backend/ (default: {default_kind})",
     )  # fmt: skip
-    add_rundir(parser)
+    add_rundir(parser, "")
     parser.add_argument(
         "--stats", metavar="FILE", help="write counters as JSON there on SIGUSR1 and at the end"
     )
 
 
-def options_of(args: argparse.Namespace, driver: Driver) -> Mapping[str, str]:
-    """The driver's options, checked.
+def options_of(
+    args: argparse.Namespace, driver: Driver, config: ServeConfig = NO_CONFIG
+) -> Mapping[str, str]:
+    """The driver's options, checked: of the file those that the command line does not give.
 
     Raises:
         UsageError: there is no such option, or its value makes no sense.
     """
     with wrong_usage():
-        options = parse_words(args.words)
-        if args.filter:
-            if "filter" in options:
-                raise UsageError("filter= and --filter are the same: give one of them")
-            options = {**options, "filter": shlex.join(args.filter)}
+        words = parse_words(args.words)
+        given: list[str] = args.filter
+        if given and FILTER in words:
+            raise UsageError("filter= and --filter are the same: give one of them")
+        filters = given or (() if FILTER in words else config.filters)
+        options = {**config.options, **words}
+        if filters:
+            options[FILTER] = shlex.join(filters)
     unknown = sorted(set(options) - set(driver.options))
     if unknown:
         known = "; ".join(f"{name}: {text}" for name, text in driver.options.items())
@@ -102,20 +129,59 @@ def options_of(args: argparse.Namespace, driver: Driver) -> Mapping[str, str]:
     return options
 
 
-def serve_as_told(args: argparse.Namespace, driver: Driver, options: Mapping[str, str]) -> int:
+def serve_as_told(
+    args: argparse.Namespace,
+    driver: Driver,
+    options: Mapping[str, str],
+    config: ServeConfig = NO_CONFIG,
+    reload: Callable[[], Mapping[str, str]] | None = None,
+) -> int:
     """Serve until told to stop.  Returns the exit status."""
     return asyncio.run(
         serve(
             driver,
-            kind=args.kind or driver.kind,
+            kind=args.kind or config.kind or driver.kind,
             options=options,
-            store_path=args.store,
-            rundir=args.rundir,
-            stats_path=args.stats,
+            store_path=args.store or config.store or None,
+            rundir=args.rundir or config.rundir or RUNDIR,
+            stats_path=args.stats or config.stats or None,
+            reload=reload,
         )
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    driver = find_driver(args.driver)
-    return serve_as_told(args, driver, options_of(args, driver))
+    name = args.driver or ""
+    if args.config is not None and "=" in name and ".py" not in name:
+        # The driver is in the file, and this is the first of the words.
+        args.words.insert(0, name)
+        name = ""
+    config = _config(args)
+    if not (name or config.driver):
+        raise UsageError("which driver?  Give DRIVER, e.g. block, or driver = in --config FILE")
+    driver = find_driver(name or config.driver)
+
+    def reload() -> Mapping[str, str]:
+        try:
+            again = _config(args)
+            return options_of(args, driver, again)
+        except UsageError as error:
+            raise ValueError(str(error)) from error
+
+    options = options_of(args, driver, config)
+    return serve_as_told(args, driver, options, config, reload if args.config else None)
+
+
+def _config(args: argparse.Namespace) -> ServeConfig:
+    """The file, if there is one; what it says of the log is done.
+
+    Raises:
+        UsageError: it is no configuration.
+    """
+    if args.config is None:
+        return NO_CONFIG
+    with wrong_usage():
+        config = read(args.config)
+    if config.log and not (args.verbose or args.quiet):
+        logging.getLogger().setLevel(config.log.upper())
+    return config
