@@ -35,7 +35,8 @@ class Held:
         domid: who granted.
         holder: who has mapped it, or copies.
         frame: the machine's.
-        writers, readers: how many mappings there are.
+        writers, readers: how many mappings there are, for writing and for reading.  That of a
+            program counts twice in a PV domain, since Linux's gntdev maps it for the kernel too.
     """
 
     domid: DomId
@@ -71,5 +72,5 @@ def _held(dump: str) -> Iterator[Held]:
             counts = [pin >> PIN_BITS * number & 0xFF for number in range(4)]
             yield Held(
                 owner, GrantRef(ref), DomId(holder), int(frame, 16),
-                counts[0] + counts[2], counts[1] + counts[3],
+                max(counts[0], counts[2]), max(counts[1], counts[3]),
             )  # fmt: skip

@@ -10,15 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from conformance.daemon_process import PATIENCE, XENPY, DaemonProcess
 from conformance.guests import daemon, domains, guest, image
 from conformance.xen_env import nothing_left_in_the_hypervisor
 from xenpy.vm import disk
 
 __all__ = ["daemon", "image", "nothing_left_in_the_hypervisor"]
-pytestmark = pytest.mark.xen
 
 PAGE = 4096
 
@@ -140,7 +137,8 @@ def test_the_ring_of_a_stock_guest_and_a_leak(daemon: DaemonProcess, image: Path
             (twice,) = [
                 one for one in listed("grant", "ls", "--of", domid) if one["ref"] == int(ref)
             ]
-            assert twice["readers"] == mapped["readers"] + 1
+            assert twice["writers"] == mapped["writers"] > 0
+            assert twice["readers"] > mapped["readers"]
             disk.run("xl", "destroy", name)
             left = listed("grant", "ls", "--of", domid)
             assert [one["ref"] for one in left] == [int(ref)], left

@@ -6,13 +6,14 @@ from __future__ import annotations
 import asyncio
 import json
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from conformance.daemon_process import XENPY, DaemonProcess
+from conformance.daemon_process import PATIENCE, XENPY, DaemonProcess
 from conformance.stock_backends import Nodes, a_loop, blkback_module, unload_blkback
 from conformance.xen_env import nothing_left_in_the_hypervisor
 from xenpy.drivers.block.front import BlockDevice
@@ -20,7 +21,6 @@ from xenpy.vm import disk
 from xenpy.xenstore import Store
 
 __all__ = ["nothing_left_in_the_hypervisor"]
-pytestmark = pytest.mark.xen
 
 MIB = 1 << 20
 AUTOPROBE = Path("/sys/bus/xen-backend/drivers_autoprobe")
@@ -97,25 +97,31 @@ def test_ls_shows_whoever_serves(blkback: None, image: Path, tmp_path: Path) -> 
     for one in (theirs, ours):
         assert one["backend"]["state"] == one["frontend"]["state"] == "CONNECTED"
         assert one["counters"]["rd_req"] > 0
-        assert one["counters"]["rd_sect"] == 2 * MIB // 512
+        assert one["counters"]["rd_sect"] >= 2 * MIB // 512
         assert one["rings"] == 1
         assert {"persistent", "flush-cache"} & set(one["features"])
         assert one["protocol"] == "x86_64-abi"
 
 
+def until_there(path: Path) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not path.exists():
+        assert time.monotonic() < deadline, f"there is no {path}"
+        time.sleep(0.1)
+
+
 async def _both_used(loop: str, rundir: str) -> list[Any]:
-    """What is listed of a disk of blkback's and of ours, from both of which 2 MiB were read."""
+    """What is listed of a disk of blkback's and of ours, once 2 MiB were read from each: from the
+    first by a frontend in Python, from ours by dom0's xen-blkfront."""
     async with Store.open() as store:
         nodes = Nodes(store, "vbd")
         await nodes.make({"type": "phy", "params": loop, "mode": "w"})
         try:
             await nodes.plug(loop)
-            async with (
-                BlockDevice(store, nodes.front) as theirs,
-                BlockDevice(store, "/local/domain/0/device/vbd/51840") as ours,
-            ):
-                for one in (theirs, ours):
-                    assert not any(await one.pread(2 * MIB, 0))
+            async with BlockDevice(store, nodes.front) as theirs:
+                assert not any(await theirs.pread(2 * MIB, 0))
+                until_there(Path("/dev/xvdi"))
+                disk.run("dd", "if=/dev/xvdi", "of=/dev/null", "iflag=direct", "bs=1M", "count=2")
                 listed = await asyncio.to_thread(xenpy, "ls", "vbd", "vbd3", "--rundir", rundir)
         finally:
             await nodes.remove()

@@ -163,14 +163,14 @@ def _run_lanes(context: Context, arguments: argparse.Namespace, selection: Selec
         if not arguments.fast:
             lanes.append(partial(runner.on_host, "vm", selection.below(VM_TESTS)))
         lanes.append(partial(runner.on_host, "host", runner.host_paths()))
+        if arguments.all and not arguments.command:
+            lanes += [partial(runner.gates, name) for name in bench.BENCHMARKS]
         pool = ThreadPoolExecutor(arguments.jobs or lanes_at_a_time(context.machine.cpus))
         try:
             for running in [pool.submit(lane) for lane in lanes]:
                 total.add(running.result())
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-        if arguments.all and not arguments.command:
-            total.add(runner.gates())
     return total
 
 
@@ -276,17 +276,18 @@ class Runner:
             return Counts(notes=[f"{lane}: {error} (its console: {console})"])
         return self._counted(lane, code, text, may_be_empty=may_be_empty)
 
-    def gates(self) -> Counts:
-        """Run the benchmark of block devices; a gate is a test."""
+    def gates(self, name: str) -> Counts:
+        """Run what has a gate in a benchmark; each is a test.  By instructions: it may share the
+        host with other lanes."""
         context = replace(self.context, machine=bench.machine(self.context.machine).with_icount())
-        benchmark = bench.BENCHMARKS["block"]
-        with progress.step("bench: the block backend beside its rivals"):
-            results = bench.measure(context, benchmark, benchmark.cells, BENCH_ROUNDS)
+        benchmark = bench.BENCHMARKS[name]
+        gated = [cell for cell in benchmark.cells if cell.gate is not None]
+        with progress.step(f"bench: {name} beside its rivals"):
+            results = bench.measure(context, benchmark, gated, BENCH_ROUNDS)
         with self._print_lock:
             print("".join(f"bench: {line}\n" for line in text(results).splitlines()), end="")
-        gated = [one for one in results if one.gate is not None]
-        bad = missed(gated)
-        notes = [f"bench: gates missed: {', '.join(bad)}"] if bad else []
+        bad = missed(results)
+        notes = [f"bench {name}: gates missed: {', '.join(bad)}"] if bad else []
         return Counts(passed=len(gated) - len(bad), failed=len(bad), notes=notes)
 
     def _counted(self, lane: str, code: int, junit: str, *, may_be_empty: bool = False) -> Counts:

@@ -342,13 +342,16 @@ def test_which_machines_there_are(
 
 
 @pytest.mark.parametrize("reached", [True, False])
+@pytest.mark.parametrize(
+    ("name", "one"),
+    [("block", "randread-qd32/file/qdisk"), ("streams", "stream/blocking/libxenvchan")],
+)
 def test_a_gate_counts_as_a_test(
     runner: Runner, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
-    reached: bool,
+    name: str, one: str, reached: bool,
 ) -> None:  # fmt: skip
     figures = Figures()
-    cells = BENCHMARKS["block"].cells
-    gates = [cell for cell in cells if cell.gate is not None]
+    gates = [cell for cell in BENCHMARKS[name].cells if cell.gate is not None]
     for cell in gates:
         figures.costs[cell.name] = [0.0]
         for disk, rate in ((cell.ours, 100.0 if reached else 0.1), (cell.rival, 1.0)):
@@ -360,23 +363,24 @@ def test_a_gate_counts_as_a_test(
     ) -> list[Result]:
         machines.append(context.machine)
         assert rounds >= 3
+        assert list(cells) == gates
         return judge(cells, figures)
 
     monkeypatch.setattr(lanes.bench, "measure", measure)
-    counts = runner.gates()
+    counts = runner.gates(name)
     races = len([cell for cell in gates if cell.rival])
     assert machines[0].icount
     assert counts.failed == (0 if reached else races)
     assert counts.passed + counts.failed == len(gates)
     assert counts.good is reached
-    assert any("randread-qd32/file/qdisk" in note for note in counts.notes) is not reached
+    assert any(one in note for note in counts.notes) is not reached
     printed = capsys.readouterr().out.splitlines()
-    assert len(printed) > len(cells)
+    assert len(printed) > len(gates)
     assert all(line.startswith("bench: ") for line in printed)
 
 
 @pytest.mark.parametrize(
-    ("everything", "words", "measured"), [(True, [], 1), (True, ["-x"], 0), (False, [], 0)]
+    ("everything", "words", "measured"), [(True, [], 2), (True, ["-x"], 0), (False, [], 0)]
 )
 def test_the_gates_are_for_all_that_nothing_narrows(
     tmp_path: Path,
