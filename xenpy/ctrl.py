@@ -23,8 +23,8 @@ __all__ = ["Control", "DomainInfo", "PhysInfo", "PortInfo"]
 LIST_CHUNK: Final = 256
 PORTS_LIMIT: Final = 1 << 17
 """EVTCHN_FIFO_NR_CHANNELS of event_channel.h."""
-CONSOLE_RING_BYTES: Final = 1 << 20
-"""More than `conring_size` is on any machine seen; Xen's default is 16 to 32 KiB."""
+CONSOLE_CHUNK: Final = 1 << 20
+"""Bytes; Xen's default for the ring (`conring_size`) is 16 to 32 KiB."""
 BOUND_TO: Final = {
     native.EVTCHNSTAT_unbound: "unbound",
     native.EVTCHNSTAT_interdomain: "interdomain",
@@ -213,11 +213,16 @@ class Control(Handle):
             clear: empty the ring afterwards, for everybody.
         """
         self._check("console_ring")
-        buffer = ffi.new("char[]", CONSOLE_RING_BYTES)
-        length = ffi.new("unsigned int *", CONSOLE_RING_BYTES)
-        if native.xc_readconsolering(self._handle, buffer, length, clear, 0, ffi.NULL) < 0:
-            raise xen_error(ffi.errno, "xc_readconsolering")
-        return bytes(ffi.buffer(buffer, length[0])).decode("utf-8", "replace")
+        buffer = ffi.new("char[]", CONSOLE_CHUNK)
+        length, index = ffi.new("unsigned int *"), ffi.new("uint32_t *")
+        content = b""
+        while True:
+            length[0] = CONSOLE_CHUNK
+            if native.xc_readconsolering(self._handle, buffer, length, clear, 1, index) < 0:
+                raise xen_error(ffi.errno, "xc_readconsolering")
+            content += bytes(ffi.buffer(buffer, length[0]))
+            if length[0] < CONSOLE_CHUNK:
+                return content.decode("utf-8", "replace")
 
     def _release(self) -> None:
         native.xc_interface_close(self._handle)

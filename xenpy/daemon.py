@@ -60,16 +60,15 @@ async def serve(
             loop = asyncio.get_running_loop()
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, stop.set)
-            if stats_path is not None:
-                loop.add_signal_handler(signal.SIGUSR1, _write_stats, service, stats_path)
-            status = f"serving {kind}"
-            if reload is not None:
-                loop.add_signal_handler(signal.SIGHUP, _reload, service, reload, manager, status)
+            # Both in any case: what they do by themselves is to end a process.
+            loop.add_signal_handler(signal.SIGUSR1, _write_stats, service, stats_path)
+            loop.add_signal_handler(signal.SIGHUP, _reload, service, reload, manager, stop)
             running = asyncio.create_task(service.run())
             stopping = asyncio.create_task(stop.wait())
-            telling = asyncio.create_task(_tell(service, manager, status))
+            telling = asyncio.create_task(_tell(service, manager, stop))
             log.info("serving %s", kind)
             await asyncio.wait([running, stopping], return_when=asyncio.FIRST_COMPLETED)
+            stop.set()
             manager.stopping()
             if running.done():
                 stopping.cancel()
@@ -88,27 +87,46 @@ async def serve(
             return 1 if stuck else 0
 
 
-async def _tell(service: Service, manager: Manager, status: str) -> None:
-    await service.ready.wait()
-    manager.ready(status)
-    await manager.keep_alive()
+async def _tell(service: Service, manager: Manager, stop: asyncio.Event) -> None:
+    alive = asyncio.create_task(manager.keep_alive())
+    try:
+        await service.ready.wait()
+        if not stop.is_set():
+            manager.ready(f"serving {service.kind}")
+        await alive
+    finally:
+        alive.cancel()
 
 
 def _reload(
-    service: Service, reload: Callable[[], Mapping[str, str]], manager: Manager, status: str
+    service: Service,
+    reload: Callable[[], Mapping[str, str]] | None,
+    manager: Manager,
+    stop: asyncio.Event,
 ) -> None:
-    manager.reloading()
+    if reload is None:
+        log.warning("SIGHUP: there is no configuration to be read again (--config)")
+        return
+    # Who is told of a reload expects to hear of its end, and not before the start's.
+    told = service.ready.is_set() and not stop.is_set()
+    if told:
+        manager.reloading()
     try:
         service.options = reload()
-    except (OSError, ValueError) as error:
-        log.error("the options stay as they are: %s", error)
-    else:
         log.info("options of new devices: %s", dict(service.options) or "none")
-    manager.ready(status)
+    except Exception as error:
+        # A driver's own check runs here, and may fail in any way.
+        known = isinstance(error, OSError | ValueError)
+        log.error("the options stay as they are: %s", error, exc_info=None if known else error)
+    if told:
+        manager.ready(f"serving {service.kind}")
 
 
-def _write_stats(service: Service, path: str) -> None:
+def _write_stats(service: Service, path: str | None) -> None:
     """Replace the file at once, so that a reader never sees half of it."""
+    if path is None:
+        log.warning("SIGUSR1: there is no file for counters (--stats)")
+        return
     figures = {
         "devices": {
             life.name: {"state": life.phase.name, "draining": life.draining, **life.stats()}

@@ -25,9 +25,8 @@ Counters = Mapping[str, int]
 MODULES: Final = {
     "vbd": "xen-blkback",
     "vif": "xen-netback",
-    "pvcalls": "xen-pvcalls-back",
+    "pvcalls": "pvcalls-back",
     "vscsi": "xen-scsiback",
-    "vusb": "xen-usbback",
 }
 """Kinds that a driver of Linux takes if it is loaded, as /sys/bus/xen-backend/drivers calls it, and
 its module."""
@@ -42,12 +41,15 @@ VBD3: Final = struct.Struct("<II11Q")
 NUMBER: Final = re.compile(r"\d{1,20}", re.ASCII)
 
 
-def counters(device: Listed, root: Path = Path("/")) -> Counters:
+def counters(device: Listed, own: int, root: Path = Path("/")) -> Counters:
     """Empty if nobody counts, or the backend is not in this domain.
 
     Args:
+        own: this domain: a device of that name in another one has nothing to do with ours.
         root: where the files are.
     """
+    if device.backend_domid != own:
+        return {}
     node = _node(device, root)
     found = {name: _file(node / "statistics" / name) for name in BLKBACK}
     if device.kind == "vif":

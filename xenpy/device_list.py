@@ -8,8 +8,10 @@ there: nothing of it is trusted further than to be shown.
 from __future__ import annotations
 
 import asyncio
+import errno
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -131,9 +133,16 @@ async def _used_by(store: Store, domid: DomId) -> set[BackendPath]:
 
 async def _look(store: Store, place: BackendPath) -> Listed:
     path = str(place)
-    back = await _keys(store, path)
-    frontend = back.get("frontend", "") or await _frontend_of(store, place)
-    front = await _keys(store, frontend) if frontend else {}
+    too_many = ""
+    front: dict[str, str] = {}
+    frontend = ""
+    try:
+        back = await _keys(store, path)
+        frontend = back.get("frontend", "") or await _frontend_of(store, place)
+        front = await _keys(store, frontend) if frontend else {}
+    except PeerError as error:
+        # An end that has filled its directory: the other ends are to be seen all the same.
+        back, too_many = {"state": await _get(store, f"{path}/state")}, str(error)
     offered, wanted = _features(back), _features(front)
     return Listed(
         place.kind,
@@ -149,7 +158,9 @@ async def _look(store: Store, place: BackendPath) -> Listed:
         ring_pages=1 << _number(front, "ring-page-order", 0, 9),
         protocol=_plain(front.get("protocol", "")),
         features=tuple(sorted(offered & wanted)),
-        trouble=_plain(back.get("hotplug-error", "") or await _error(store, frontend, path)),
+        trouble=_plain(
+            too_many or back.get("hotplug-error", "") or await _error(store, frontend, path)
+        ),
         keys=back,
     )
 
@@ -195,29 +206,40 @@ def _number(keys: Mapping[str, str], name: str, default: int, most: int) -> int:
 
 
 def _plain(text: str) -> str:
-    """To be shown on a terminal: nothing in it may move the cursor."""
-    return "".join(one if one.isprintable() else "?" for one in text[:SHOWN])
+    """To be shown on a terminal: nothing in it moves the cursor, or is wider than it looks."""
+    plain = "".join(one if " " <= one <= "~" else "?" for one in text[:SHOWN])
+    return " ".join(plain.split())
 
 
 async def _keys(store: Store, path: str) -> dict[str, str]:
-    try:
+    with _not_there():
         return await store.read_tree(path, 1)
-    except (XenError, PeerError):
-        return {}
+    return {}
 
 
 async def _get(store: Store, path: str) -> str:
-    try:
+    with _not_there():
         return await store.get(path) or ""
-    except XenError:
-        return ""
+    return ""
 
 
 async def _names(store: Store, path: str) -> list[str]:
-    try:
+    with _not_there():
         return sorted(await store.list(path))[:LIMIT]
+    return []
+
+
+@contextmanager
+def _not_there() -> Generator[None]:
+    """A path that has gone, is not for us, or is none: a key named it.  A XenStore that does not
+    answer is another thing."""
+    try:
+        yield
     except (XenNotFoundError, XenPermissionError):
-        return []
+        pass
+    except XenError as error:
+        if error.errno != errno.EINVAL:
+            raise
 
 
 async def _numbers(store: Store, path: str) -> list[int]:

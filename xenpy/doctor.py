@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from xenpy.device_counters import MODULES
-from xenpy.errors import XenError
+from xenpy.errors import XenError, XenPermissionError
 from xenpy.types import DomId
 from xenpy.xenstore import Store
 
@@ -42,13 +42,14 @@ class Level(StrEnum):
     PROBLEM = "problem"
 
 
+EVERYWHERE, BACKENDS, FRONTENDS = "everywhere", "backends", "frontends"
 NODES: Final = {
-    "evtchn": ("xen-evtchn", Level.PROBLEM, "nobody can be notified"),
-    "gntdev": ("xen-gntdev", Level.PROBLEM, "a backend cannot map what guests grant"),
-    "gntalloc": ("xen-gntalloc", Level.WARNING, "no frontend and no server of vchan grants pages"),
-    "xenbus": ("xenfs", Level.WARNING, "XenStore is for xenstored's own domain only"),
+    "evtchn": ("modprobe xen-evtchn", EVERYWHERE, "nobody can be notified"),
+    "gntdev": ("modprobe xen-gntdev", BACKENDS, "a backend cannot map what guests grant"),
+    "gntalloc": ("modprobe xen-gntalloc", FRONTENDS, "no frontend or server of vchan has pages"),
+    "xenbus": ("a kernel with CONFIG_XEN", FRONTENDS, "a guest cannot reach XenStore"),
 }
-"""Below /dev/xen: the module, how bad it is without it, and what is lost."""
+"""Below /dev/xen: what makes it, who needs it, and what is lost without it."""
 
 
 @dataclass(frozen=True)
@@ -140,10 +141,13 @@ def _hypervisor(host: Host) -> Iterator[Finding]:
 
 
 def _nodes(host: Host) -> Iterator[Finding]:
-    for name, (module, level, loss) in NODES.items():
+    needed = {EVERYWHERE, BACKENDS if host.control else FRONTENDS}
+    for name, (remedy, who, loss) in NODES.items():
+        level = Level.PROBLEM if who in needed else Level.WARNING
         path = host.path(f"/dev/xen/{name}")
         if not path.exists():
-            remedy = f"modprobe {module}; to have it after the next boot, /etc/modules-load.d"
+            if remedy.startswith("modprobe"):
+                remedy += "; to have it after the next boot, /etc/modules-load.d"
             yield Finding(level, name, f"there is no /dev/xen/{name}: {loss}", remedy)
         elif not os.access(path, os.R_OK | os.W_OK):
             remedy = "run as root, or have a rule of udev's give the device to your group"
@@ -192,11 +196,11 @@ def _rivals(host: Host) -> Iterator[Finding]:
             text = f"{module} is loaded, and takes no device: drivers_autoprobe is 0"
             yield Finding(Level.OK, kind, text)
             continue
-        level = Level.PROBLEM if kind in served else Level.WARNING
+        level = Level.PROBLEM if kind in served else Level.NOTE
         also = f", which process {served[kind]} serves too" if kind in served else ""
         remedy = (
-            f"modprobe -r {module}; or echo 0 > /sys/bus/xen-backend/drivers_autoprobe; "
-            "or serve another kind"
+            f"if xenpy is to serve {kind}: modprobe -r {module}, or echo 0 > "
+            "/sys/bus/xen-backend/drivers_autoprobe, which is for every kind"
         )
         yield Finding(
             level, kind, f"{module} is loaded and takes each device of backend/{kind}{also}", remedy
@@ -256,5 +260,7 @@ async def store_findings(path: str | None, timeout: float) -> tuple[list[Finding
             domid = await store.domid()
             return [Finding(Level.OK, "xenstore", f"{store.path}: this is domain {domid}")], domid
     except XenError as error:
-        remedy = "systemctl start xenstored in the control domain; modprobe xenfs in a guest"
+        remedy = "systemctl start xenstored, in the control domain"
+        if isinstance(error, XenPermissionError):
+            remedy = "run as root"
         return [Finding(Level.PROBLEM, "xenstore", str(error), remedy)], None

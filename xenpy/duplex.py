@@ -77,6 +77,7 @@ class Duplex:
         channels.bind_interdomain(DOMID_SELF, self._bell)
         self._receiving, self._sending = threading.Lock(), threading.Lock()
         self._followers = threading.Condition()
+        self._ending = threading.Lock()
         self._scratch = ffi.new("uint8_t[]", SCRATCH)
 
     @property
@@ -147,16 +148,20 @@ class Duplex:
     def lost(self) -> None:
         """The peer's domain is not there any more, and has notified nobody."""
         self._state.lost = 1
-        if not self.ended:
-            self._channels.notify(self._bell)
+        with self._ending:
+            if not self.ended:
+                self._channels.notify(self._bell)
 
     def end(self) -> None:
-        """Return when no call is in here any more; none will be.  Harmless when ended."""
-        if self.ended:
-            return
-        self.ended = True
-        self._state.ended = 1
-        self._channels.notify(self._bell)
+        """Return when no call is in here any more; none will be.  Harmless when ended.
+
+        Not for a signal's handler: it would wait for the call that it interrupts.
+        """
+        with self._ending:
+            self.ended = True
+            self._state.ended = 1
+            if not self._channels.closed:
+                self._channels.notify(self._bell)
         with self._receiving, self._sending:
             pass
 

@@ -8,7 +8,7 @@ grant that is mapped, or being copied, with the domain that does so.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,9 +16,12 @@ from xenpy.types import DomId, GrantRef
 
 __all__ = ["Held", "parse"]
 
+XENS: Final = re.compile(r"\(XEN\) (?:\[(?!0x)[^]]*\] )?(?P<said>.*)")
+"""A line of the hypervisor's own.  Guests' are in the ring as well, with (d7) in front, and may say
+anything; a time stands in brackets if Xen was booted with console_timestamps."""
 BEGIN: Final = "gnttab_usage_print_all [ key 'g' pressed"
 END: Final = "gnttab_usage_print_all ] done"
-TABLE: Final = re.compile(r"grant-table for remote d(?:om)?:?\s*(\d+)")
+TABLE: Final = re.compile(r"grant-table for remote d(\d+)")
 ENTRY: Final = re.compile(
     r"\[0x([0-9a-f]+)\]\s+(\d+)\s+0x([0-9a-f]+)\s+0x([0-9a-f]{8})\s+(\d+)\s+0x([0-9a-f]+)\s+0x([0-9a-f]+)"
 )
@@ -53,21 +56,22 @@ def parse(ring: str) -> list[Held]:
     Raises:
         ValueError: there is none, or only its end: the ring is too small.
     """
-    before, end, _ = ring.rpartition(END)
-    if not end:
+    lines = [found["said"].strip() for line in ring.splitlines() if (found := XENS.match(line))]
+    if END not in lines:
         raise ValueError("Xen has printed no list of grants")
-    _, begin, dump = before.rpartition(BEGIN)
-    if not begin:
+    end = len(lines) - 1 - lines[::-1].index(END)
+    if BEGIN not in lines[:end]:
         raise ValueError("the list of grants does not fit into Xen's console ring: conring_size=")
-    return list(_held(dump))
+    begin = end - 1 - lines[:end][::-1].index(BEGIN)
+    return list(_held(lines[begin + 1 : end]))
 
 
-def _held(dump: str) -> Iterator[Held]:
+def _held(lines: Sequence[str]) -> Iterator[Held]:
     owner: DomId | None = None
-    for line in dump.splitlines():
-        if table := TABLE.search(line):
+    for line in lines:
+        if table := TABLE.match(line):
             owner = DomId(int(table[1]))
-        elif (entry := ENTRY.search(line)) and owner is not None:
+        elif (entry := ENTRY.match(line)) and owner is not None:
             ref, holder, frame, pin = int(entry[1], 16), int(entry[2]), entry[3], int(entry[4], 16)
             counts = [pin >> PIN_BITS * number & 0xFF for number in range(4)]
             yield Held(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ __all__ = ["LOG_LEVELS", "ServeConfig", "read"]
 
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 WORDS: Final = ("driver", "kind", "rundir", "stats", "store", "log")
+KIND: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 FILTERS: Final = "filter"
 """The option that may be a list: each becomes one `--filter`."""
 
@@ -64,6 +66,8 @@ def _taken(content: Mapping[str, object]) -> ServeConfig:
         if not isinstance(value, str):
             raise ValueError(f"{name} is {value!r}; give a text in quotes")
         words[name] = value
+    if words["kind"] and not KIND.fullmatch(words["kind"]):
+        raise ValueError(f"kind is {words['kind']!r}, no name of a directory in XenStore")
     if words["log"] and words["log"] not in LOG_LEVELS:
         raise ValueError(f"log is {words['log']!r}; give one of {', '.join(LOG_LEVELS)}")
     options = content.get("options", {})

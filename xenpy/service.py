@@ -64,7 +64,11 @@ def claim_kind(kind: str, rundir: str | os.PathLike[str] = "/run/xenpy") -> Gene
         file.truncate(0)
         file.write(f"{os.getpid()}\n")
         file.flush()
-        yield
+        try:
+            yield
+        finally:
+            # Its process id may be another's soon.
+            file.truncate(0)
 
 
 class Service:
@@ -79,6 +83,7 @@ class Service:
         domid: the domain that this process runs in.
 
     Attributes:
+        kind: as above.
         options: those that the next device gets.
     """
 
@@ -93,7 +98,7 @@ class Service:
         domid: DomId = DOM0,
     ) -> None:
         self._store = store
-        self._kind = kind
+        self.kind = kind
         self._factory = factory
         self._xen = xen if xen is not None else NativeXen()
         self.options = options or {}
@@ -131,8 +136,8 @@ class Service:
                 group.create_task(self._retry_deferred())
                 while True:
                     self._changed.clear()
-                    await self._rescan()
-                    self.ready.set()
+                    if await self._rescan():
+                        self.ready.set()
                     await self._changed.wait()
         except BaseExceptionGroup as errors:
             # A group of one, nearly always: the store's own error says more than the group.
@@ -212,13 +217,16 @@ class Service:
             elif not left:
                 self._left.clear()
 
-    async def _rescan(self) -> None:
+    async def _rescan(self) -> bool:
+        """Whether all that there is has been looked at."""
         try:
             await self._take_up_new(await self._find_devices())
         except OSError as error:
             log.warning("cannot look for devices: %s", error)
             await asyncio.sleep(STORE_PAUSE)
             self._changed.set()
+            return False
+        return True
 
     async def _take_up_new(self, found: list[str]) -> None:
         self._given_up.intersection_update(found)
@@ -293,7 +301,7 @@ class Service:
         if not frontend.startswith(f"{domain_path(domid)}/"):
             raise ValueError(f"frontend {frontend!r} does not belong to domain {domid}")
         return DeviceContext(
-            kind=self._kind,
+            kind=self.kind,
             domid=domid,
             devid=devid,
             path=path,
@@ -301,7 +309,7 @@ class Service:
             backend_keys=keys,
             options=self.options,
             xen=self._xen,
-            log=BoundedLog(log, f"{self._kind}/{domid}/{devid}"),
+            log=BoundedLog(log, f"{self.kind}/{domid}/{devid}"),
             deferred=self._deferred,
         )
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import errno
 import math
+import threading
 import time
 from contextlib import ExitStack
 from types import TracebackType
@@ -52,6 +53,7 @@ class Vchan(Duplex):
             wanted=side.wanted, asked=side.asked, channels=ports.channels, port=channel.port,
         )  # fmt: skip
         self._channel = channel
+        self._closing = threading.Lock()
         self.held = ExitStack()
 
     def __enter__(self) -> Self:
@@ -70,9 +72,13 @@ class Vchan(Duplex):
 
     def close(self) -> None:
         """Close both directions, and end what other threads wait for.  The other side may read on
-        what was sent; `flush` waits for that.  Harmless when closed."""
-        self.end()
-        self.held.close()
+        what was sent; `flush` waits for that.  Harmless when closed.
+
+        Not for a signal's handler: see `Duplex.end`.
+        """
+        with self._closing:
+            self.end()
+            self.held.close()
 
 
 class Listener:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import random
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -140,6 +141,76 @@ def test_a_call_that_takes_too_long(arena: ThreadArena) -> None:
         assert here.recv(10) == b"late"
         assert here.recv(0) == b""
         assert here.recv_into(bytearray()) == 0
+
+
+@pytest.mark.parametrize("call", ["sendall", "flush"])
+def test_a_peer_that_reads_bit_by_bit_does_not_make_the_time_longer(
+    arena: ThreadArena, call: str
+) -> None:
+    done = threading.Event()
+
+    def sip(way: blocking.Vchan) -> None:
+        while not done.wait(0.05):
+            way.recv(1)
+
+    with arena.pair(2048, 2048) as (here, there), ThreadPoolExecutor(1) as pool:
+        here.sendall(bytes(1024))
+        sipping = pool.submit(sip, there)
+        try:
+            here.timeout = 0.5
+            began = time.monotonic()
+            with pytest.raises(XenTimeoutError):
+                here.sendall(bytes(20000)) if call == "sendall" else here.flush()
+            assert time.monotonic() - began < 2.5
+        finally:
+            done.set()
+            sipping.result(PATIENCE)
+
+
+def test_a_signal_is_heard_while_a_quick_peer_reads(arena: ThreadArena) -> None:
+    """A call that has something to do all the time lets Python look round even so."""
+    content = bytes(1 << 30)  # nothing is there until it is read, and then it is a page of zeros
+
+    class HeardError(Exception):
+        pass
+
+    def heard(*_: object) -> None:
+        raise HeardError
+
+    with arena.pair(65536, 65536) as (here, there), ThreadPoolExecutor(1) as pool:
+        buffer = bytearray(1000)
+
+        def drink() -> int:
+            count = 0
+            while some := there.recv_into(buffer):
+                count += some
+            return count
+
+        drinking = pool.submit(drink)
+        before = signal.signal(signal.SIGUSR2, heard)
+        main = threading.get_ident()
+        timer = threading.Timer(0.05, signal.pthread_kill, (main, signal.SIGUSR2))
+        timer.start()
+        try:
+            with pytest.raises(HeardError):
+                here.sendall(content)
+        finally:
+            timer.join()
+            signal.signal(signal.SIGUSR2, before)
+            here.close()
+        assert 0 < drinking.result(PATIENCE) < len(content)
+
+
+def test_whoever_ends_second_waits_as_well(arena: ThreadArena) -> None:
+    with arena.pair() as (here, _):
+        here.end()
+        with here._receiving:
+            second = threading.Thread(target=here.end)
+            second.start()
+            second.join(0.1)
+            assert second.is_alive()
+        second.join(PATIENCE)
+        assert not second.is_alive()
 
 
 def test_what_was_sent_before_a_close_is_read(arena: ThreadArena) -> None:

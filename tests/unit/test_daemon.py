@@ -67,15 +67,17 @@ def test_options_are_read_again_and_the_manager_hears_of_it(
         await run(self)
 
     class Heard(Manager):
-        def _tell(self, text: str) -> None:
+        def _tell(self, text: str, timeout: float) -> None:
             heard.append(text.split("\n")[0])
 
     monkeypatch.setattr(Service, "run", running)
-    answers: list[dict[str, str] | ValueError] = [ValueError("no such tier"), {"queues": "2"}]
+    answers: list[dict[str, str] | Exception] = [
+        ValueError("no such tier"), RuntimeError("somebody's bug"), {"queues": "2"},
+    ]  # fmt: skip
 
     def reload() -> dict[str, str]:
         answer = answers.pop(0)
-        if isinstance(answer, ValueError):
+        if isinstance(answer, Exception):
             raise answer
         return answer
 
@@ -89,7 +91,7 @@ def test_options_are_read_again_and_the_manager_hears_of_it(
             )  # fmt: skip
             while heard != ["READY=1"]:
                 await asyncio.sleep(0.01)
-            for rounds, queues in ((1, "1"), (2, "2")):
+            for rounds, queues in ((1, "1"), (2, "1"), (3, "2")):
                 os.kill(os.getpid(), signal.SIGHUP)
                 while len(heard) < 1 + 2 * rounds:
                     await asyncio.sleep(0.01)
@@ -98,5 +100,29 @@ def test_options_are_read_again_and_the_manager_hears_of_it(
             return await serving
 
     assert asyncio.run(main()) == 0
-    assert heard == ["READY=1", *["RELOADING=1", "READY=1"] * 2, "STOPPING=1"]
+    assert heard == ["READY=1", *["RELOADING=1", "READY=1"] * 3, "STOPPING=1"]
     assert "the options stay as they are: no such tier" in caplog.text
+    assert "RuntimeError: somebody's bug" in caplog.text
+
+
+def test_signals_that_would_end_a_process_do_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """SIGHUP without a file to read, SIGUSR1 without one to write: guests keep their disks."""
+
+    async def main() -> int:
+        async with FakeXenstored() as fake, asyncio.timeout(PATIENCE):
+            serving = asyncio.create_task(
+                serve(DRIVER, kind="vbd3", options={}, store_path=fake.path, rundir=str(tmp_path))
+            )
+            while not (tmp_path / "backend-vbd3.lock").exists():
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.1)
+            for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGTERM):
+                os.kill(os.getpid(), number)
+                await asyncio.sleep(0.05)
+            return await serving
+
+    assert asyncio.run(main()) == 0
+    assert "SIGHUP: there is no configuration" in caplog.text
+    assert "SIGUSR1: there is no file" in caplog.text

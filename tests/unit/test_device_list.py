@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import struct
@@ -16,6 +17,7 @@ from conformance.store_thread import StoreThread
 from xenpy.cli.main import main
 from xenpy.device_counters import counters, served_by
 from xenpy.device_list import Listed, list_devices
+from xenpy.errors import XenTimeoutError
 from xenpy.testing.fake_xenstored import FakeXenstored
 from xenpy.types import DOM0, DevId, DomId, XenbusState
 from xenpy.xenstore import Store
@@ -110,6 +112,7 @@ def test_what_a_guest_writes_moves_no_cursor() -> None:
     disk = only(nodes)
     assert disk.domain == "a?[2Jb" + "c" * 114
     assert disk.protocol == "??"
+    assert only({**DISK, "/local/domain/7/name": "a   b\u6f22"}).domain == "a b?"
     assert disk.frontend_state is XenbusState.UNKNOWN
     assert (disk.rings, disk.ring_pages) == (1, 512)
     assert disk.trouble == "22 ?bell"
@@ -122,6 +125,24 @@ def test_trouble_of_the_backend_s_comes_first() -> None:
     assert only({**DISK, **front}).trouble == "front"
     assert only({**DISK, **front, **back}).trouble == "back"
     assert only({**DISK, **front, **back, **hotplug}).trouble == "no such file"
+
+
+def test_an_end_that_has_filled_its_directory_is_shown_as_that() -> None:
+    many = {f"{FRONT}/key-{number}": "x" for number in range(5000)}
+    disk = only({**DISK, **many})
+    assert "more than" in disk.trouble
+    assert disk.backend_state is XenbusState.CONNECTED
+
+
+def test_a_store_that_does_not_answer_is_no_device_that_has_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def slow(*_: object) -> str:
+        raise XenTimeoutError(errno.ETIMEDOUT, "read")
+
+    monkeypatch.setattr(Store, "get", slow)
+    with pytest.raises(XenTimeoutError):
+        listed(DISK)
 
 
 def device(kind: str, keys: Mapping[str, str] | None = None) -> Listed:
@@ -142,23 +163,24 @@ def test_counters_of_linux_s_drivers(tmp_path: Path) -> None:
     put(tmp_path, f"{node}/vbd-7-0/statistics/rd_req", "12\n")
     put(tmp_path, f"{node}/vbd-7-0/statistics/wr_sect", "nonsense\n")
     (tmp_path / f"{node}/vbd-7-0/driver").symlink_to("../../drivers/vbd")
-    assert counters(device("vbd"), tmp_path) == {"rd_req": 12}
+    assert counters(device("vbd"), 0, tmp_path) == {"rd_req": 12}
+    assert counters(device("vbd"), 1, tmp_path) == {}
     assert served_by(device("vbd"), 0, root=tmp_path) == "xen-blkback"
     assert served_by(device("vbd"), 1, root=tmp_path) == ""
     put(tmp_path, "sys/class/net/vif7.0/statistics/rx_bytes", "99\n")
-    assert counters(device("vif"), tmp_path) == {"tx_bytes": 99}
+    assert counters(device("vif"), 0, tmp_path) == {"tx_bytes": 99}
 
 
 def test_counters_that_xentop_reads(tmp_path: Path) -> None:
     disk = device("vbd3", {"kthread-pid": "9"})
-    assert counters(disk, tmp_path) == {}
+    assert counters(disk, 0, tmp_path) == {}
     put(tmp_path, "dev/shm/td3-9/vbd-7-0", struct.pack("<II11Q", 1, 0, *range(1, 12)))
-    assert counters(disk, tmp_path) == {
+    assert counters(disk, 0, tmp_path) == {
         "oo_req": 1, "rd_req": 3, "wr_req": 7, "rd_sect": 4, "wr_sect": 8, "errors": 10,
     }  # fmt: skip
     put(tmp_path, "dev/shm/td3-9/vbd-7-0", struct.pack("<II11Q", 2, 0, *range(1, 12)))
-    assert counters(disk, tmp_path) == {}
-    assert counters(device("vbd3", {"kthread-pid": "../../etc"}), tmp_path) == {}
+    assert counters(disk, 0, tmp_path) == {}
+    assert counters(device("vbd3", {"kthread-pid": "../../etc"}), 0, tmp_path) == {}
 
 
 def test_a_daemon_of_ours_is_named_while_it_lives(tmp_path: Path) -> None:
@@ -199,7 +221,7 @@ def test_it_watches_until_it_is_told_to_stop(
 ) -> None:
     looks = iter([{"rd_req": 100, "rd_sect": 0}, {"rd_req": 130, "rd_sect": 4096}])
 
-    def counted(_: Listed) -> Mapping[str, int]:
+    def counted(_: Listed, __: int) -> Mapping[str, int]:
         try:
             return next(looks)
         except StopIteration:

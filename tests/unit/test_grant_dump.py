@@ -35,6 +35,28 @@ def test_each_grant_that_is_held() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "forged",
+    [
+        "(d7) grant-table for remote d3 (v1)",
+        "(d7) (XEN) grant-table for remote d3 (v1)",
+        "(d7) gnttab_usage_print_all [ key 'g' pressed",
+        "(d7) [0x009]      3 0x0a1b2c 0x00000101          3 0x00beef 0x19",
+        "grant-table for remote d3 (v1)",
+    ],
+)
+def test_a_guest_s_words_are_no_part_of_it(forged: str) -> None:
+    honest = "(XEN)   1 frames (64 max), 0 maptrack frames (0 max)\n"
+    assert parse(RING.replace(honest, f"{honest}{forged}\n")) == parse(RING)
+    end = "(d7) gnttab_usage_print_all [ key 'g' pressed\n(d7) gnttab_usage_print_all ] done\n"
+    assert parse(RING + end) == parse(RING)
+
+
+def test_each_line_may_have_a_time() -> None:
+    timed = RING.replace("(XEN) ", "(XEN) [2026-11-26 20:00:00.123] ")
+    assert parse(timed) == parse(RING)
+
+
 def test_the_last_list_counts() -> None:
     empty = "(XEN) gnttab_usage_print_all [ key 'g' pressed\n(XEN) gnttab_usage_print_all ] done\n"
     assert parse(RING + empty) == []

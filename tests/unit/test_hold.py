@@ -35,6 +35,11 @@ def test_enter_ends_it(keys: tuple[int, int]) -> None:
     assert hold(LONG, keys[0]) is False
 
 
+def test_a_time_longer_than_poll_takes(keys: tuple[int, int]) -> None:
+    os.write(keys[1], b"\n")
+    assert hold(1e10, keys[0]) is False
+
+
 def test_another_key_does_not(keys: tuple[int, int]) -> None:
     os.write(keys[1], b"x")
     began = time.monotonic()
@@ -55,8 +60,9 @@ def test_a_signal_ends_it_and_is_ours_again_afterwards(
 ) -> None:
     before = signal.getsignal(number)
     timer = threading.Timer(0.05, os.kill, (os.getpid(), number))
-    timer.start()
-    assert hold(LONG, keys[0]) is False
+    with Hold(keys[0]) as one:
+        timer.start()
+        assert one.wait(LONG) is False
     timer.join()
     assert signal.getsignal(number) is before
 

@@ -50,6 +50,8 @@ def test_all_of_it(tmp_path: Path) -> None:
         ("driver = ", "Invalid value"),
         ("drvier = 'block'", "there is no 'drvier'; there are driver, kind"),
         ("driver = 4", "driver is 4; give a text"),
+        ("kind = 'vbd3/7'", "kind is 'vbd3/7'"),
+        ("kind = '../x'", "kind is '../x'"),
         ("log = 'loud'", "log is 'loud'; give one of debug"),
         ("options = 4", "options is a table"),
         ("[options]\nqueues = 1.5", "options.queues is 1.5"),

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -84,11 +85,11 @@ def test_who_holds_what() -> None:
             found = [one for one in listed("grant", "ls", "--of", "0") if one["ref"] in refs]
             assert [one["ref"] for one in found] == sorted(refs[:2])
             assert {(one["domid"], one["holder"]) for one in found} == {(0, 0)}
-            assert all(one["writers"] + one["readers"] >= 1 for one in found)
+            assert all(one["writers"] >= 1 for one in found)
             (counted,) = listed("grant", "ls", "--of", "0", "--by", "0", "--count")
             assert counted["grants"] >= 2
-            mappers = disk.run("sh", "-c", "grep -l /dev/xen/gntdev /proc/[0-9]*/maps")
-            assert len(mappers.splitlines()) == 1, mappers
+            mappers = disk.run("sh", "-c", "grep -ls /dev/xen/gntdev /proc/[0-9]*/maps || :")
+            assert mappers.splitlines(), "not even we have"
         assert not set(refs) & {one["ref"] for one in listed("grant", "ls", "--of", "0")}
 
 
@@ -140,11 +141,17 @@ def test_the_ring_of_a_stock_guest_and_a_leak(daemon: DaemonProcess, image: Path
             assert twice["writers"] == mapped["writers"] > 0
             assert twice["readers"] > mapped["readers"]
             disk.run("xl", "destroy", name)
-            left = listed("grant", "ls", "--of", domid)
-            assert [one["ref"] for one in left] == [int(ref)], left
+            # xenstored and xenconsoled let go of its first two pages when they hear of it.
+            until(lambda: [one["ref"] for one in listed("grant", "ls", "--of", domid)], [int(ref)])
             assert "(null)" in domains()
-            assert listed("grant", "ls", "--count") == [
-                {"domid": int(domid), "holder": 0, "grants": 1}
-            ]
-    assert listed("grant", "ls", "--of", domid) == []
-    assert "(null)" not in domains()
+            (only,) = listed("grant", "ls", "--of", domid, "--count")
+            assert only == {"domid": int(domid), "holder": 0, "grants": 1}
+    until(lambda: listed("grant", "ls", "--of", domid), [])
+    until(lambda: "(null)" in domains(), False)
+
+
+def until(look: Callable[[], object], wanted: object) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while (found := look()) != wanted:
+        assert time.monotonic() < deadline, f"{found}, not {wanted}"
+        time.sleep(0.1)

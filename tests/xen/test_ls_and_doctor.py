@@ -71,7 +71,7 @@ def test_dom0_lacks_nothing() -> None:
 
 
 def test_blkback_competes_for_vbd(blkback: None, tmp_path: Path) -> None:
-    assert about("vbd")["level"] == "warning"
+    assert about("vbd")["level"] == "note"
     with DaemonProcess(tmp_path, "--kind", "vbd"):
         words = ("--rundir", str(tmp_path))
         assert "serves too" in about("vbd", *words, status=1)["text"]

@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -59,7 +60,7 @@ def add_parser(verbs: Verbs) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    host = Host(rundir=args.rundir)
+    host = Host(rundir=os.path.abspath(args.rundir))
     domid = None
     findings = [NO_XEN]
     if is_xen(host):

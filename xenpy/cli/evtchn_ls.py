@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from xenpy.cli.common import Verbs, add_common_options, domid
 from xenpy.cli.table import table
+from xenpy.errors import XenError
 
 if TYPE_CHECKING:
     from xenpy.ctrl import PortInfo
@@ -50,7 +52,14 @@ def run(args: argparse.Namespace) -> int:
 
     with Control() as control:
         whose = [one.domid for one in control.domains()] if args.domid is None else [args.domid]
-        found = [port for one in whose for port in control.event_channels(one)]
+        found: list[PortInfo] = []
+        for one in whose:
+            try:
+                found += control.event_channels(one)
+            except XenError as error:
+                # One of all may have gone meanwhile.
+                if error.errno != errno.ESRCH or args.domid is not None:
+                    raise
     if args.peer is not None:
         found = [one for one in found if one.remote_domid == args.peer]
     print(json.dumps([asdict(one) for one in found]) if args.json else _shown(found))

@@ -9,7 +9,7 @@ import json
 from xenpy.cli.common import Verbs, domid
 from xenpy.cli.errors import UsageError
 from xenpy.cli.grant_pages import add_from, add_hold, gref, show, source
-from xenpy.cli.hold import hold
+from xenpy.cli.hold import Hold
 from xenpy.types import PAGE_SIZE
 
 DESCRIPTION = """\
@@ -63,8 +63,9 @@ def run(args: argparse.Namespace) -> int:
         if args.hold:
             said = {"domid": args.domid, "refs": args.refs}
             text = f"mapped {' '.join(map(str, args.refs))} of domain {args.domid}"
-            print(json.dumps(said) if args.json else text, flush=True)
-            hold(args.seconds)
+            with Hold() as here:
+                print(json.dumps(said) if args.json else text, flush=True)
+                here.wait(args.seconds)
         if args.target is not None or not args.hold:
             with pages.view() as view:
                 show(args, bytes(view))

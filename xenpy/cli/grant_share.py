@@ -10,7 +10,7 @@ from typing import Final
 from xenpy.cli.common import Verbs, domid
 from xenpy.cli.errors import UsageError
 from xenpy.cli.grant_pages import add_from, add_hold, show, source
-from xenpy.cli.hold import hold
+from xenpy.cli.hold import Hold
 from xenpy.types import PAGE_SIZE
 
 MAX_PAGES: Final = 1024
@@ -53,13 +53,14 @@ def run(args: argparse.Namespace) -> int:
     with (
         GrantShare() as share,
         share.share(args.domid, args.pages, writable=not args.read_only) as pages,
+        Hold() as here,
     ):
         if content:
             with pages.view(0, len(content)) as view:
                 view[:] = content
         refs = [int(ref) for ref in pages.refs]
         print(json.dumps({"refs": refs}) if args.json else "\n".join(map(str, refs)), flush=True)
-        hold(args.seconds)
+        here.wait(args.seconds)
         if args.target is not None:
             with pages.view() as view:
                 show(args, bytes(view))

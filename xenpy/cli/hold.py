@@ -7,13 +7,16 @@ import os
 import select
 import signal
 import socket
+import sys
 import time
 from contextlib import ExitStack
 from types import FrameType, TracebackType
 from typing import Final, Self
 
-__all__ = ["Hold", "hold"]
+__all__ = ["Hold"]
 
+LONGEST: Final = 1e6
+"""Seconds of one poll(2), which takes a number of 31 bits."""
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -21,10 +24,12 @@ class Hold:
     """SIGTERM and SIGINT end the wait in here and do nothing else; a context manager.
 
     Args:
-        keys: a descriptor on which Enter is heard.
+        keys: a descriptor on which Enter is heard; by default standard input, if there is one.
     """
 
-    def __init__(self, keys: int = 0) -> None:
+    def __init__(self, keys: int | None = None) -> None:
+        if keys is None and sys.stdin is not None:
+            keys = 0  # or else 0 is whatever was opened first
         self._keys = keys
         self._held = ExitStack()
         self._poller = select.poll()
@@ -37,8 +42,9 @@ class Hold:
             held.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(told.fileno()))
             for number in SIGNALS:
                 held.callback(signal.signal, number, signal.signal(number, _pass))
-            for fd in (heard.fileno(), self._keys):
-                self._poller.register(fd, select.POLLIN)
+            self._poller.register(heard.fileno(), select.POLLIN)
+            if self._keys is not None:
+                self._poller.register(self._keys, select.POLLIN)
             self._held = held.pop_all()
         return self
 
@@ -65,15 +71,17 @@ class Hold:
         if wake is not None:
             self._poller.register(wake, select.POLLIN)
         while True:
-            left = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
-            ready = {fd for fd, _ in self._poller.poll(left)}
+            left = LONGEST if deadline is None else deadline - time.monotonic()
+            some = max(0.0, min(left, LONGEST))
+            ready = {fd for fd, _ in self._poller.poll(some * 1000)}
             if self._keys in ready and not self._is_enter():
                 ready.discard(self._keys)
-                if not ready:
-                    continue
-            return ready == {wake}
+            if ready or (deadline is not None and time.monotonic() >= deadline):
+                return ready == {wake}
 
     def _is_enter(self) -> bool:
+        if self._keys is None:
+            return False
         try:
             said = os.read(self._keys, 4096)
         except OSError:
@@ -85,9 +93,3 @@ class Hold:
 
 def _pass(_: int, __: FrameType | None) -> None:
     """The descriptor tells."""
-
-
-def hold(seconds: float | None) -> None:
-    """Wait for Enter, SIGTERM, SIGINT, or so many seconds; None: for ever."""
-    with Hold() as one:
-        one.wait(seconds)

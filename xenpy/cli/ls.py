@@ -6,7 +6,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
+import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -89,7 +92,11 @@ def run(args: argparse.Namespace) -> int:
 
             async def lines_now() -> list[Line]:
                 return [
-                    Line(device, served_by(device, own, args.rundir), counters(device))
+                    Line(
+                        device,
+                        served_by(device, own, os.path.abspath(args.rundir)),
+                        counters(device, own),
+                    )
                     for device in await list_devices(store, args.kinds)
                 ]
 
@@ -176,11 +183,18 @@ def _table(lines: Sequence[Line], rates: Sequence[Mapping[str, float]] | None = 
             )
         )
     said: list[str] = []
+    # A line that the terminal breaks would go on where a device's begins.
+    width = max(40, shutil.get_terminal_size((100, 24)).columns)
     troubles = ["", *(line.device.trouble for line in lines)]
     for text, trouble in zip(table(rows), troubles, strict=True):
         said.append(text)
-        if trouble:
-            said.append(f"  ! {trouble}")
+        said += textwrap.wrap(
+            trouble,
+            width,
+            initial_indent="  ! ",
+            subsequent_indent="  !   ",
+            break_on_hyphens=False,
+        )
     return "".join(f"{one}\n" for one in said)
 
 

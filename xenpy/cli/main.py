@@ -41,8 +41,10 @@ from xenpy.service import KindTakenError
 EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2
 EXIT_NO_XEN: Final = 77
-OPENING: Final = {"open", "connect"}
-"""Operations on XenStore that find out that there is none."""
+OPENING: Final = {
+    "open", "connect", "evtchn_open", "gnttab_open", "gntshr_open", "xc_interface_open",
+}  # fmt: skip
+"""Operations on XenStore and on devices of Xen's that find out that there is none."""
 
 EPILOG = """\
 examples:

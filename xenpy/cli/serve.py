@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import re
 import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -152,7 +153,7 @@ def serve_as_told(
 
 def run(args: argparse.Namespace) -> int:
     name = args.driver or ""
-    if args.config is not None and "=" in name and ".py" not in name:
+    if args.config is not None and re.match(r"[a-z][a-z0-9-]*=", name):
         # The driver is in the file, and this is the first of the words.
         args.words.insert(0, name)
         name = ""
@@ -164,16 +165,19 @@ def run(args: argparse.Namespace) -> int:
     def reload() -> Mapping[str, str]:
         try:
             again = _config(args)
-            return options_of(args, driver, again)
+            options = options_of(args, driver, again)
         except UsageError as error:
             raise ValueError(str(error)) from error
+        _set_log(args, again)
+        return options
 
     options = options_of(args, driver, config)
+    _set_log(args, config)
     return serve_as_told(args, driver, options, config, reload if args.config else None)
 
 
 def _config(args: argparse.Namespace) -> ServeConfig:
-    """The file, if there is one; what it says of the log is done.
+    """The file, if there is one.
 
     Raises:
         UsageError: it is no configuration.
@@ -181,7 +185,10 @@ def _config(args: argparse.Namespace) -> ServeConfig:
     if args.config is None:
         return NO_CONFIG
     with wrong_usage():
-        config = read(args.config)
-    if config.log and not (args.verbose or args.quiet):
-        logging.getLogger().setLevel(config.log.upper())
-    return config
+        return read(args.config)
+
+
+def _set_log(args: argparse.Namespace, config: ServeConfig) -> None:
+    """As the file says, or as without one; the command line goes before it."""
+    if not (args.verbose or args.quiet):
+        logging.getLogger().setLevel((config.log or "info").upper())

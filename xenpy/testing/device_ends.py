@@ -226,6 +226,8 @@ async def write_notes(_: int, path: str, count: int, *, length: int = NOTE) -> f
                 await store.write(question, (b"0", b"1")[at // length % 2] * length)
                 await anext(answers)
                 tally.add(length)
+        # Whoever answers has ended by now; the next one must not find any of this.
+        await store.rm(path)
     return tally.rate
 
 

@@ -7,10 +7,10 @@
     oxenstored tests/xen as far as marked `oxenstored_too`, under the other xenstored
     host       tests/unit, abi, drivers, lint, docs: on this machine, no Xen
     vm         tests/vm: the harness itself, from outside
-    bench      the gates of `xenvm bench block`, under --all
+    bench      the gates of `xenvm bench block` and `bench streams`, under --all
 
-The first and the last have this host to themselves; the others run side by side, one for
-each of its CPUs, the longest first.  Results come back as JUnit files, never from what was
+The first has this host to itself; the others run side by side, one for each of its CPUs.  The
+benchmarks may: they count instructions.  Results come back as JUnit files, never from what was
 printed; --junit keeps them.
 """
 
@@ -50,7 +50,7 @@ Run the tests; installs, builds and boots whatever they need.
              without those marked `slow` or `long`
   (default)  what CI runs: everything but `long`, on every release
   --all      everything, what is marked `long` on one release only; and, if no words narrow
-             it, the gates of `xenvm bench block`
+             it, the gates of `xenvm bench block` and `bench streams`
 
 Words that are no options of xenvm go to pytest: paths choose which tests run and so where,
 -k, -x, -v and the like go everywhere; -m narrows the choice that was made above.  It ends

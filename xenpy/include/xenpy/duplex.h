@@ -38,6 +38,9 @@
 #define XENPY_HOLD_OFF_LIMIT_NS 50000000l
 /* How often in a row a peer may take back what it has said is there, until it is waited for. */
 #define XENPY_DUPLEX_TRIES 16u
+/* How often a call goes round before it returns -EINTR: a signal that comes while it does not wait
+ * is seen by its caller only. */
+#define XENPY_DUPLEX_ROUNDS 64u
 
 struct xenpy_duplex {
     const struct xenpy_calls *calls;
@@ -132,7 +135,8 @@ static inline int xenpy_duplex_event(struct xenpy_duplex *duplex, int timeout)
 /*
  * Until an event has come since `fired` was `seen`.  0: look again; -EAGAIN: another thread waits;
  * -EINTR: look again, and round: for a signal, for why the bell was rung, for followers to be
- * woken, for how late it is if the peer notifies without end; -ETIMEDOUT; -errno.
+ * woken, for how late it is, if there is a time, or if the peer notifies without end; -ETIMEDOUT;
+ * -errno.
  *
  * `timeout`: milliseconds; -1: for ever.
  */
@@ -147,7 +151,8 @@ static inline int xenpy_duplex_wait(struct xenpy_duplex *duplex, uint32_t seen, 
     __atomic_store_n(&duplex->leading, 0, __ATOMIC_SEQ_CST);
     if (__atomic_load_n(&duplex->followers, __ATOMIC_SEQ_CST))
         __atomic_store_n(&duplex->wake, 1, __ATOMIC_RELAXED);
-    else if (__atomic_load_n(&duplex->idle, __ATOMIC_RELAXED) <= XENPY_SPURIOUS_ALLOWED)
+    else if (timeout < 0 &&
+             __atomic_load_n(&duplex->idle, __ATOMIC_RELAXED) <= XENPY_SPURIOUS_ALLOWED)
         return error;
     return error ? error : -EINTR;
 }
@@ -196,7 +201,7 @@ static inline int64_t xenpy_duplex_read(struct xenpy_duplex *duplex, uint8_t *ou
         return -EPIPE;
     if (limit == 0)
         return 0;
-    for (;;) {
+    for (uint32_t round = 0; round < XENPY_DUPLEX_ROUNDS; round++) {
         int64_t count;
         int gone, error;
 
@@ -221,6 +226,7 @@ static inline int64_t xenpy_duplex_read(struct xenpy_duplex *duplex, uint8_t *ou
         if (error)
             return error;
     }
+    return -EINTR;
 }
 
 /*
@@ -235,7 +241,7 @@ static inline int xenpy_duplex_write(struct xenpy_duplex *duplex, const uint8_t 
     duplex->out_done = 0;
     if (__atomic_load_n(&duplex->ended, __ATOMIC_RELAXED))
         return -EPIPE;
-    for (;;) {
+    for (uint32_t round = 0; round < XENPY_DUPLEX_ROUNDS; round++) {
         int64_t count;
         int error;
 
@@ -249,8 +255,11 @@ static inline int xenpy_duplex_write(struct xenpy_duplex *duplex, const uint8_t 
         if (count < 0)
             return (int)count;
         duplex->out_done += (size_t)count;
-        if (count > 0)
+        if (count > 0) {
             xenpy_duplex_tell(duplex, XENPY_NOTIFY_WRITE);
+            /* Or it would sleep after so many that a quick peer has read, and room with them. */
+            tries = 0;
+        }
         if (duplex->out_done == length)
             return 0;
         xenpy_fetch_or8(duplex->wanted, XENPY_NOTIFY_READ);
@@ -264,6 +273,7 @@ static inline int xenpy_duplex_write(struct xenpy_duplex *duplex, const uint8_t 
         if (error)
             return error;
     }
+    return -EINTR;
 }
 
 /* Until the peer has read everything; then 0.  Otherwise as xenpy_duplex_write. */
@@ -273,7 +283,7 @@ static inline int xenpy_duplex_drain(struct xenpy_duplex *duplex, int timeout)
 
     if (__atomic_load_n(&duplex->ended, __ATOMIC_RELAXED))
         return -EPIPE;
-    for (;;) {
+    for (uint32_t round = 0; round < XENPY_DUPLEX_ROUNDS; round++) {
         int64_t count;
         int gone, error;
 
@@ -294,6 +304,7 @@ static inline int xenpy_duplex_drain(struct xenpy_duplex *duplex, int timeout)
         if (error)
             return error;
     }
+    return -EINTR;
 }
 
 #endif /* XENPY_DUPLEX_H */
