@@ -134,6 +134,7 @@ def test_no_disk_space_is_said_at_once(xenvm: Xenvm, tmp_path: Path) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.alone
 def test_a_warm_start_takes_seconds(xenvm: Xenvm) -> None:
     times: list[float] = []
     for _ in range(5):
