@@ -393,18 +393,22 @@ def test_l1_the_domain_dies_in_mid_request(host: Host, witness: Guest, image: Pa
 
 @pytest.mark.parametrize("cycles", [20, pytest.param(1000, marks=LONG)])
 def test_l9_attach_and_detach(host: Host, witness: Guest, image: Path, cycles: int) -> None:
-    """Descriptors, mappings, ports and grants equal; memory flat after the hundredth."""
+    """Descriptors, mappings, ports and grants equal; memory flat after the hundredth.
+
+    A process that has had thousands of tests may grow once; what leaks, grows in either half.
+    """
     before = host.env.census()
-    settled = 0
+    sizes: list[int] = []
     for cycle in range(cycles):
         guest = Guest(host, image, HOT)
         guest.connect()
         guest.check(cycle)
         guest.remove()
-        if cycle == 100:
+        if cycle in (100, 550):
             gc.collect()
-            settled = resident()
+            sizes.append(resident())
     eventually(lambda: host.env.census() == before)
     gc.collect()
-    if settled:
-        assert resident() - settled < 1 << 20
+    if len(sizes) == 2:
+        end = resident()
+        assert min(end - sizes[0], 2 * (end - sizes[1])) < 1 << 20, [*sizes, end]

@@ -30,6 +30,7 @@ class Fault:
         why: what the fault would do, and the rule or advisory behind it.
         hangs: seconds after which a killer that waits for ever counts as failed, for a lost
             wake-up; None: it must fail by itself.
+        alone: two threads must run at the same time for it to show: not on a busy machine.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Fault:
     killer: str
     why: str
     hangs: float | None = None
+    alone: bool = False
 
 
 RING = "xenpy/include/xenpy/ring_core.h"
@@ -1332,6 +1334,7 @@ VCHAN_FAULTS: Final = (
         f"{UNIT_DUPLEX}::test_no_event_is_lost[one way, long-address]",
         "what was written before the flag was seen tells nobody: both sides sleep",
         hangs=90,
+        alone=True,
     ),
     Fault(
         "duplex: the peer is not told",

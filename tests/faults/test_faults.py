@@ -170,7 +170,13 @@ def runs(
     pool.shutdown(cancel_futures=True)
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(fault, id=fault.name, marks=[pytest.mark.alone] if fault.alone else [])
+        for fault in FAULTS
+    ],
+)
 @pytest.mark.timeout(3600)
 def test_killed(
     fault: Fault, unchanged: Mapping[str, Result], runs: Mapping[str, Future[Run]]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """`xenvm test`: which tests run where, and what came of it.
 
-    alone      tests/vm as far as marked `alone`, under --all
+    alone      what is marked `alone` of the host's and the harness's tests, under --all
     smp        tests/xen as far as marked `smp`, in the dom0 of a pristine Xen with two CPUs
     trixie     the rest of tests/xen, one machine of one CPU per release
     bookworm
@@ -161,13 +161,13 @@ def _run_lanes(context: Context, arguments: argparse.Namespace, selection: Selec
                 other = replace(first, machine=replace(first.machine, store="oxenstored"))
                 some = ("oxenstored_too", "not long")
                 lanes.append(partial(runner.in_dom0, other, paths, *some, lane="oxenstored"))
+        harness, here = selection.below(VM_TESTS), runner.host_paths()
+        marks = ["not alone"] if arguments.all else []
+        if arguments.all:
+            total.add(runner.on_host("alone", [*harness, *here], "alone"))
         if not arguments.fast:
-            harness, marks = selection.below(VM_TESTS), []
-            if arguments.all:
-                total.add(runner.on_host("alone", harness, "alone"))
-                marks = ["not alone"]
             lanes.append(partial(runner.on_host, "vm", harness, *marks))
-        lanes.append(partial(runner.on_host, "host", runner.host_paths()))
+        lanes.append(partial(runner.on_host, "host", here, *marks))
         if arguments.all and not arguments.command:
             lanes += [partial(runner.gates, name) for name in bench.BENCHMARKS]
         pool = ThreadPoolExecutor(arguments.jobs or lanes_at_a_time(context.machine.cpus))

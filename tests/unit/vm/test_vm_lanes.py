@@ -327,8 +327,9 @@ def test_which_machines_there_are(
         seen.append((lane or context.release.name, machine.cpus, machine.store, marks))
         return Counts()
 
-    for name in ("prepare", "on_host", "gates", "host_paths"):
+    for name in ("prepare", "on_host", "gates"):
         monkeypatch.setattr(Runner, name, lambda *_, **__: Counts())
+    monkeypatch.setattr(Runner, "host_paths", lambda _: ["tests/unit"])
     monkeypatch.setattr(Runner, "in_dom0", in_dom0)
     monkeypatch.setattr(Context, "prepare", lambda _: None)
     arguments = argparse.Namespace(
@@ -398,8 +399,9 @@ def test_the_gates_are_for_all_that_nothing_narrows(
 
         return run
 
-    for name in ("prepare", "on_host", "in_dom0", "gates", "host_paths"):
+    for name in ("prepare", "on_host", "in_dom0", "gates"):
         monkeypatch.setattr(Runner, name, lane(name))
+    monkeypatch.setattr(Runner, "host_paths", lambda _: ["tests/unit"])
     monkeypatch.setattr(Context, "prepare", lane("image"))
     arguments = argparse.Namespace(
         all=everything, fast=False, release="trixie", jobs=1, junit=None, command=words
