@@ -6,14 +6,14 @@ from __future__ import annotations
 import asyncio
 import json
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from conformance.daemon_process import PATIENCE, XENPY, DaemonProcess
+from conformance.block_front import eventually
+from conformance.daemon_process import XENPY, DaemonProcess
 from conformance.stock_backends import Nodes, a_loop, blkback_module, unload_blkback
 from conformance.xen_env import nothing_left_in_the_hypervisor
 from xenpy.drivers.block.front import BlockDevice
@@ -103,13 +103,6 @@ def test_ls_shows_whoever_serves(blkback: None, image: Path, tmp_path: Path) -> 
         assert one["protocol"] == "x86_64-abi"
 
 
-def until_there(path: Path) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not path.exists():
-        assert time.monotonic() < deadline, f"there is no {path}"
-        time.sleep(0.1)
-
-
 async def _both_used(loop: str, rundir: str) -> list[Any]:
     """What is listed of a disk of blkback's and of ours, once 2 MiB were read from each: from the
     first by a frontend in Python, from ours by dom0's xen-blkfront."""
@@ -120,7 +113,7 @@ async def _both_used(loop: str, rundir: str) -> list[Any]:
             await nodes.plug(loop)
             async with BlockDevice(store, nodes.front) as theirs:
                 assert not any(await theirs.pread(2 * MIB, 0))
-                until_there(Path("/dev/xvdi"))
+                eventually(Path("/dev/xvdi").exists)
                 disk.run("dd", "if=/dev/xvdi", "of=/dev/null", "iflag=direct", "bs=1M", "count=2")
                 listed = await asyncio.to_thread(xenpy, "ls", "vbd", "vbd3", "--rundir", rundir)
         finally:
