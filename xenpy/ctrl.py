@@ -16,13 +16,11 @@ from xenpy._ffi.xenctrl import ffi
 from xenpy._ffi.xenctrl import lib as native
 from xenpy.errors import XenNotFoundError, xen_error
 from xenpy.handles import Handle
-from xenpy.types import DOM0, DomId, Port
+from xenpy.types import DOM0, PORTS_LIMIT, DomId, Port
 
 __all__ = ["Control", "DomainInfo", "PhysInfo", "PortInfo"]
 
 LIST_CHUNK: Final = 256
-PORTS_LIMIT: Final = 1 << 17
-"""EVTCHN_FIFO_NR_CHANNELS of event_channel.h."""
 CONSOLE_CHUNK: Final = 1 << 20
 """Bytes; Xen's default for the ring (`conring_size`) is 16 to 32 KiB."""
 BOUND_TO: Final = {

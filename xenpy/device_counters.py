@@ -17,7 +17,7 @@ from typing import Final
 
 from xenpy.device_list import Listed
 
-__all__ = ["MODULES", "Counters", "counters", "served_by"]
+__all__ = ["MODULES", "Counters", "counters", "daemon_of", "served_by"]
 
 Counters = Mapping[str, int]
 """Name -> how many since it connected."""
@@ -74,8 +74,15 @@ def served_by(device: Listed, own: int, rundir: str = "/run/xenpy", root: Path =
         driver = ""
     if driver:
         return MODULES.get(driver, driver)
-    pid = _file(root / rundir.lstrip("/") / f"backend-{device.kind}.lock")
-    return f"xenpy {pid}" if pid and (root / f"proc/{pid}").exists() else ""
+    pid = daemon_of(device.kind, rundir, root)
+    return f"xenpy {pid}" if pid else ""
+
+
+def daemon_of(kind: str, rundir: str = "/run/xenpy", root: Path = Path("/")) -> int | None:
+    """The process of xenpy's that serves a kind, by its lock file (`service.claim_kind`); None if
+    none says so that lives."""
+    pid = _file(root / rundir.lstrip("/") / f"backend-{kind}.lock")
+    return pid if pid and (root / f"proc/{pid}").exists() else None
 
 
 def _node(device: Listed, root: Path) -> Path:

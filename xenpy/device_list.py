@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from xenpy.errors import PeerError, XenError, XenNotFoundError, XenPermissionError
-from xenpy.paths import BackendPath, domain_path, parse_backend_path
+from xenpy.paths import KIND, BackendPath, domain_path, parse_backend_path
 from xenpy.peer_keys import number
 from xenpy.types import DevId, DomId, XenbusState
 from xenpy.xenbus import parse_state
@@ -33,7 +33,6 @@ SHOWN: Final = 120
 FEATURE: Final = re.compile(r"feature-([\w-]{1,40})", re.ASCII)
 RING: Final = re.compile(r"(?:queue-\d+/)?(?:tx-|rx-)?ring-ref\d*|page-ref", re.ASCII)
 """Of block, net and most, and of fbfront and kbdfront."""
-KIND: Final = re.compile(r"[\w-]{1,64}", re.ASCII)
 NUMBER: Final = re.compile(r"0|[1-9]\d{0,9}", re.ASCII)
 
 

@@ -16,7 +16,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Final
 
-from xenpy.device_counters import MODULES
+from xenpy.device_counters import MODULES, daemon_of
 from xenpy.errors import XenError, XenPermissionError
 from xenpy.types import DomId
 from xenpy.xenstore import Store
@@ -175,15 +175,12 @@ def _daemons(host: Host) -> Iterator[Finding]:
         yield Finding(Level.WARNING, "xenconsoled", text, "systemctl start xenconsoled")
 
 
-def _served(host: Host) -> dict[str, str]:
+def _served(host: Host) -> dict[str, int]:
     """The kinds that daemons of xenpy say they serve, and the processes that live."""
-    found: dict[str, str] = {}
-    for name in host.names(host.rundir):
-        lock = re.fullmatch(r"backend-([\w-]{1,64})\.lock", name)
-        pid = host.text(f"{host.rundir}/{name}") if lock else ""
-        if lock and pid.isdigit() and host.path(f"/proc/{pid}").exists():
-            found[lock[1]] = pid
-    return found
+    locks = (re.fullmatch(r"backend-(.+)\.lock", name) for name in host.names(host.rundir))
+    kinds = (lock[1] for lock in locks if lock)
+    found = {kind: daemon_of(kind, host.rundir, host.root) for kind in kinds}
+    return {kind: pid for kind, pid in found.items() if pid is not None}
 
 
 def _rivals(host: Host) -> Iterator[Finding]:

@@ -17,6 +17,7 @@ from xenpy.types import DOMID_FIRST_RESERVED, DevId, DomId
 
 __all__ = [
     "ABS_PATH_MAX",
+    "KIND",
     "REL_PATH_MAX",
     "BackendPath",
     "Permission",
@@ -33,10 +34,12 @@ ABS_PATH_MAX: Final = 3072
 REL_PATH_MAX: Final = 2048
 """Bytes of an absolute and of a relative path (io/xs_wire.h)."""
 
+KIND: Final = re.compile(r"[\w-]{1,64}", re.ASCII)
+"""The name of a directory below `backend` or `device`, as far as it is used here."""
 _PATH: Final = re.compile(r"[A-Za-z0-9/_@-]+")
 _SPECIAL: Final = re.compile(r"@[A-Za-z]+(/[0-9]{1,5})?")
 _BACKEND: Final = re.compile(
-    r"/local/domain/(\d{1,5})/backend/([\w-]{1,64})/(\d{1,5})/(\d{1,10})", re.ASCII
+    rf"/local/domain/(\d{{1,5}})/backend/({KIND.pattern})/(\d{{1,5}})/(\d{{1,10}})", re.ASCII
 )
 _PERMISSION: Final = re.compile(r"([nrwb])([0-9]{1,5})")
 

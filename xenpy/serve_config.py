@@ -3,18 +3,18 @@
 
 from __future__ import annotations
 
-import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, cast
 
+from xenpy.paths import KIND
+
 __all__ = ["LOG_LEVELS", "ServeConfig", "read"]
 
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 WORDS: Final = ("driver", "kind", "rundir", "stats", "store", "log")
-KIND: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 FILTERS: Final = "filter"
 """The option that may be a list: each becomes one `--filter`."""
 

@@ -16,6 +16,7 @@ __all__ = [
     "DOMID_SELF",
     "PAGE_SHIFT",
     "PAGE_SIZE",
+    "PORTS_LIMIT",
     "DevId",
     "DomId",
     "GrantRef",
@@ -37,6 +38,8 @@ PAGE_SIZE: Final = 1 << PAGE_SHIFT
 """Xen's page: 4096 bytes on every architecture, whatever the kernel's page is."""
 
 DOM0: Final = DomId(0)
+PORTS_LIMIT: Final = 1 << 17
+"""One more than an event channel's highest number: EVTCHN_FIFO_NR_CHANNELS of event_channel.h."""
 DOMID_FIRST_RESERVED: Final = 0x7FF0
 DOMID_SELF: Final = DomId(0x7FF0)
 

@@ -15,7 +15,8 @@ from typing import Final, Protocol
 from xenpy.attach import DevicePlan, parse_words
 from xenpy.cli.errors import DriverError, UsageError
 from xenpy.driver import Driver
-from xenpy.types import DOM0, DOMID_FIRST_RESERVED, DomId, Port
+from xenpy.paths import KIND
+from xenpy.types import DOM0, DOMID_FIRST_RESERVED, PORTS_LIMIT, DomId, Port
 
 __all__ = [
     "RUNDIR",
@@ -37,8 +38,6 @@ BUILT_IN: Final = {name: f"xenpy.drivers.{name}.driver" for name in ("block", "c
 """So that a checkout that is not installed works as well: it has no entry points."""
 
 RUNDIR: Final = "/run/xenpy"
-MAX_PORTS: Final = 1 << 17
-"""EVTCHN_FIFO_NR_CHANNELS of event_channel.h."""
 UNITS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
@@ -124,14 +123,14 @@ def domid(text: str) -> DomId:
 
 def kind(text: str) -> str:
     """An argument that names a directory below `backend/`."""
-    if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", text):
+    if not KIND.fullmatch(text):
         raise argparse.ArgumentTypeError(f"{text!r} is no name of a directory in XenStore")
     return text
 
 
 def port(text: str) -> Port:
     """An argument that is an event channel's number."""
-    if not (text.isascii() and text.isdigit()) or not 0 < int(text) < MAX_PORTS:
+    if not (text.isascii() and text.isdigit()) or not 0 < int(text) < PORTS_LIMIT:
         raise argparse.ArgumentTypeError(f"{text!r} is no port of an event channel")
     return Port(int(text))
 

@@ -13,10 +13,9 @@ from dataclasses import asdict
 from typing import Final
 
 from xenpy.cli.common import Verbs, add_common_options, add_rundir, seconds
+from xenpy.cli.errors import EXIT_FAILED, EXIT_NO_XEN
 from xenpy.doctor import Finding, Host, Level, examine, is_xen, store_findings
 
-EXIT_PROBLEM: Final = 1
-EXIT_NO_XEN: Final = 77
 NO_XEN: Final = Finding(
     Level.PROBLEM,
     "xen",
@@ -74,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
         print(_table(shown), end="")
     if findings == [NO_XEN]:
         return EXIT_NO_XEN
-    return EXIT_PROBLEM if any(one.level is Level.PROBLEM for one in findings) else 0
+    return EXIT_FAILED if any(one.level is Level.PROBLEM for one in findings) else 0
 
 
 def _table(findings: Sequence[Finding]) -> str:

@@ -34,13 +34,10 @@ from xenpy.cli import (
     serve,
     vchan,
 )  # fmt: skip
-from xenpy.cli.errors import DriverError, UsageError
+from xenpy.cli.errors import EXIT_FAILED, EXIT_NO_XEN, EXIT_USAGE, DriverError, UsageError
 from xenpy.errors import PeerError, XenConnectionError, XenNotFoundError
 from xenpy.service import KindTakenError
 
-EXIT_FAILED: Final = 1
-EXIT_USAGE: Final = 2
-EXIT_NO_XEN: Final = 77
 OPENING: Final = {
     "open", "connect", "evtchn_open", "gnttab_open", "gntshr_open", "xc_interface_open",
 }  # fmt: skip

@@ -14,7 +14,7 @@ import threading
 from collections import deque
 from dataclasses import dataclass
 
-from xenpy.types import DOMID_FIRST_RESERVED, DOMID_SELF
+from xenpy.types import DOMID_FIRST_RESERVED, DOMID_SELF, PORTS_LIMIT
 
 __all__ = ["ChannelTable", "EvtchnDevice"]
 
@@ -139,7 +139,7 @@ class ChannelTable:
 
     def _allocate(self, device: EvtchnDevice) -> _Port:
         # Port 0 is never a port.
-        number = next(n for n in range(1, 1 << 17) if (device.domid, n) not in self._ports)
+        number = next(n for n in range(1, PORTS_LIMIT) if (device.domid, n) not in self._ports)
         port = self._ports[device.domid, number] = _Port(device.domid, number, device)
         return port
 
