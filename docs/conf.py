@@ -45,6 +45,8 @@ man_pages = [
     ("man/xenpy-ls.1", "xenpy-ls", "all devices, whoever serves them", [], 1),
     ("man/xenpy-grant.1", "xenpy-grant", "share pages, map those of others", [], 1),
     ("man/xenpy-evtchn.1", "xenpy-evtchn", "bind event channels, and notify", [], 1),
+    ("man/xenpy-tap.1", "xenpy-tap", "show what a live ring carries", [], 1),
+    ("man/xenpy-replay.1", "xenpy-replay", "feed a capture to a disk", [], 1),
     ("man/xenpy-doctor.1", "xenpy-doctor", "look whether this machine can do it", [], 1),
     ("man/xenpy-block.7", "xenpy-block", "disks for guests", [], 7),
 ]

@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from xenpy.runtime import Deferred
+from xenpy.trace import Trace
 from xenpy.types import DOM0, DevId, DomId
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
     from xenpy.gnttab import GrantTable
 
 __all__ = [
-    "Device", "DeviceContext", "DeviceError", "Keys", "NativeXen", "XenAccess", "open_restricted",
+    "Device", "DeviceContext", "DeviceError", "Keys", "NativeXen", "Recorded", "XenAccess",
+    "open_restricted",
 ]  # fmt: skip
 
 Keys = Mapping[str, str | int]
@@ -80,6 +82,19 @@ def open_restricted(xen: XenAccess, domid: DomId) -> EventChannels:
 
 def _no_failure(_: Exception) -> None:
     raise RuntimeError("this context belongs to no life cycle")
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """Where a device's engines record what its rings carry, for `xenpy tap`.
+
+    Attributes:
+        layout: how the driver's `Driver.decode` has to read it, such as "x86_64-abi".
+        traces: of the rings, in order; each is closed when its ring is.
+    """
+
+    layout: str
+    traces: Sequence[Trace]
 
 
 @dataclass(slots=True)
@@ -184,3 +199,7 @@ class Device(ABC):
     def stats(self) -> Mapping[str, int]:
         """Counters by name, monotonic since `prepare`."""
         return {}
+
+    def recorded(self) -> Recorded | None:
+        """What can be tapped now.  None: nothing is connected, or the driver records nothing."""
+        return None

@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from xenpy.control import Control
 from xenpy.driver import Driver
 from xenpy.sd_notify import Manager
 from xenpy.service import Service, claim_kind
@@ -66,18 +67,21 @@ async def serve(
             running = asyncio.create_task(service.run())
             stopping = asyncio.create_task(stop.wait())
             telling = asyncio.create_task(_tell(service, manager, stop))
+            showing = asyncio.create_task(Control(service, driver.name, rundir).run())
             log.info("serving %s", kind)
             await asyncio.wait([running, stopping], return_when=asyncio.FIRST_COMPLETED)
             stop.set()
             manager.stopping()
             if running.done():
-                stopping.cancel()
-                telling.cancel()
+                for task in (stopping, telling, showing):
+                    task.cancel()
                 await running
             if stats_path is not None:
                 _write_stats(service, stats_path)
             stuck = await service.park(PARK_BOUND)
-            telling.cancel()
+            for task in (telling, showing):
+                task.cancel()
+            await asyncio.gather(showing, return_exceptions=True)
             for name in stuck:
                 log.error("%s did not let go within %g s: not parked", name, PARK_BOUND)
             running.cancel()

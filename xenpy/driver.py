@@ -3,17 +3,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from xenpy.attach import DevicePlan
 from xenpy.backend import Device, DeviceContext
+from xenpy.peek import PeekLayout
+from xenpy.trace import TraceRecord
+from xenpy.types import GrantRef
 
-__all__ = ["Driver"]
+__all__ = ["Driver", "Peeked", "Value"]
+
+Value: TypeAlias = int | str | Sequence[Sequence[int]]
+"""A field of a request or response: a number, a word, or rows of numbers such as segments."""
 
 
 def _anything(_: Mapping[str, str]) -> None:
     """A driver that looks at its options when it makes a device."""
+
+
+@dataclass(frozen=True, slots=True)
+class Peeked:
+    """Rings of a frontend, as it has published them; see `xenpy.passive_tap`.
+
+    Attributes:
+        name: of the layout, for `Driver.decode`.
+        layout: how answers find their requests.
+        refs: of the pages of each ring.
+    """
+
+    name: str
+    layout: PeekLayout
+    refs: Sequence[Sequence[GrantRef]]
+
+
+def _nothing(_layout: str, _record: TraceRecord) -> Mapping[str, Value]:
+    """A driver that does not say what its messages mean: they are shown as bytes."""
+    return {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +59,10 @@ class Driver:
             for one that makes no sense.
         settings: which of the words of `xenpy attach` may be others later, by
             `xenpy reconfigure`: name -> help.  They are keys of the backend's directory.
+        decode: what a record of `Device.recorded` says: the fields of request and response by name,
+            in order; `op` and `status` among them.  Never raises for what a guest wrote.
+        kinds: of backends, anybody's, that speak the driver's protocol.
+        peek: finds the rings in the keys of a frontend of theirs.  Raises PeerError.
     """
 
     name: str
@@ -42,3 +73,6 @@ class Driver:
     plan: Callable[[Mapping[str, str], str], DevicePlan]
     check_options: Callable[[Mapping[str, str]], object] = _anything
     settings: Mapping[str, str] = field(default_factory=dict[str, str])
+    decode: Callable[[str, TraceRecord], Mapping[str, Value]] = _nothing
+    kinds: tuple[str, ...] = ()
+    peek: Callable[[Mapping[str, str]], Peeked] | None = None

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from typing import Final
 
-from xenpy.backend import Device, DeviceContext, DeviceError, Keys
+from xenpy.backend import Device, DeviceContext, DeviceError, Keys, Recorded
 from xenpy.device_nodes import DeviceNodes, NodesGoneError, NodesRemadeError, StartedOverError
 from xenpy.devlog import TokenBucket
 from xenpy.errors import PeerError, XenTimeoutError
@@ -90,6 +90,9 @@ class DeviceLife:
 
     def stats(self) -> Mapping[str, int]:
         return self._device.stats()
+
+    def recorded(self) -> Recorded | None:
+        return self._device.recorded()
 
     def poke(self) -> None:
         """Something about this device may have changed: look again."""

@@ -102,6 +102,11 @@ class BackRing(_Ring):
         self._buffer = ffi.new("uint8_t[]", self.entries * layout.request_size)
 
     @property
+    def consumed(self) -> int:
+        """The index of the next request, modulo 2^32."""
+        return int(self._state.consumed)
+
+    @property
     def in_flight(self) -> int:
         """Requests taken and not answered yet."""
         return int(self._state.consumed - self._state.produced) & INDEX_MASK
@@ -251,11 +256,8 @@ class _Stream:
         if size < 1 or size & (size - 1):
             raise ValueError(f"a byte ring of {size} bytes; a power of two is needed")
         bytes_in = memory if data_in is None else data_in
-        for where, offset, length in (
-            (bytes_in, data, size),
-            (memory, ours, 4),
-            (memory, theirs, 4),
-        ):
+        places = (bytes_in, data, size), (memory, ours, 4), (memory, theirs, 4)
+        for where, offset, length in places:
             if not 0 <= offset <= where.size - length:
                 raise ValueError(f"{length} bytes at {offset} leave {where.size} bytes")
         self.size = size
@@ -321,8 +323,7 @@ class StreamIn(_Stream):
     def read(self, limit: int | None = None) -> bytes:
         """Up to `limit` bytes; b"" when the ring is empty.  The producer may want to know."""
         queued = self.queued
-        count = queued if limit is None else min(queued, max(limit, 0))
-        if not count:
+        if not (count := queued if limit is None else min(queued, max(limit, 0))):
             return b""
         start = self._state.index & (self.size - 1)
         first = min(count, self.size - start)
@@ -395,6 +396,5 @@ def _split(buffer: CData, count: int, size: int) -> list[bytes]:
 def _join(messages: Sequence[bytes], size: int) -> bytes:
     for message in messages:
         if len(message) != size:
-            error = f"a message of {len(message)} bytes, {size} expected"
-            raise ValueError(error)
+            raise ValueError(f"a message of {len(message)} bytes, {size} expected")
     return b"".join(messages)

@@ -25,6 +25,7 @@ class _Lib:
         calls: int,
         ring: int,
         disk: int,
+        trace: int,
         callbacks: int,
         store: CData,
     ) -> int: ...

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Final
 
-from xenpy.backend import Device, DeviceContext, DeviceError, Keys, NativeXen
+from xenpy.backend import Device, DeviceContext, DeviceError, Keys, NativeXen, Recorded
 from xenpy.drivers.block.datapath import Counters
 from xenpy.drivers.block.disk_memory import DiskMemory
 from xenpy.drivers.block.filters.base import FilterPlace
@@ -61,6 +61,7 @@ class BlockBackend(Device):
         self._lanes: list[Lane] = []
         self._failed = False
         self._unit = SECTOR_SIZE
+        self._layout = ""
 
     async def prepare(self) -> Keys:
         if self._store is None:
@@ -133,7 +134,7 @@ class BlockBackend(Device):
         )
         shared = Shared(self.context, store, disk, self._memory, self._settings.tier)
         await self._start(keys, shared)
-        self._unit = disk.unit
+        self._unit, self._layout = disk.unit, keys[0].abi.name
         self.context.log.info(
             "%d queues, %d page rings, %s, %s grants, %s", len(keys), len(keys[0].ring_refs),
             keys[0].abi.name, "persistent" if keys[0].persistent else "copied",
@@ -201,6 +202,11 @@ class BlockBackend(Device):
             memory.close()
         if store is not None:
             await in_thread(store.close, self.context.name)
+
+    def recorded(self) -> Recorded | None:
+        if not self._lanes:
+            return None
+        return Recorded(self._layout, [lane.trace for lane in self._lanes])
 
     def stats(self) -> Mapping[str, int]:
         total = replace(self._counters)

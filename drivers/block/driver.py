@@ -14,6 +14,7 @@ from xenpy.drivers.block.filters.chain import parse_filters
 from xenpy.drivers.block.image import SCHEMES, parse_target
 from xenpy.drivers.block.sector_unit import parse_sector_unit
 from xenpy.drivers.block.settings import OPTIONS, Settings
+from xenpy.drivers.block.trace_text import decode, peek
 from xenpy.drivers.block.vdev import parse_vdev
 
 __all__ = ["DRIVER"]
@@ -89,4 +90,7 @@ DRIVER: Final = Driver(
     options=OPTIONS,
     plan=plan,
     check_options=Settings.parse,
+    decode=decode,
+    kinds=("vbd", "vbd3", "qdisk"),
+    peek=peek,
 )

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -22,7 +22,6 @@ from xenpy.drivers.block.protocol import (
     DISCARD_SECURE,
     OP_DISCARD,
     OP_FLUSH_DISKCACHE,
-    OP_INDIRECT,
     OP_READ,
     OP_WRITE,
     OP_WRITE_BARRIER,
@@ -38,7 +37,7 @@ from xenpy.ports import Ports
 from xenpy.ring import FrontRing
 from xenpy.types import PAGE_SIZE, DomId
 
-__all__ = ["FrontQueue"]
+__all__ = ["FrontQueue", "Shape"]
 
 NAMES: Final = {
     OP_READ: "read",
@@ -48,6 +47,28 @@ NAMES: Final = {
     OP_DISCARD: "discard",
 }
 ERRORS: Final = {RSP_ERROR: errno.EIO, RSP_EOPNOTSUPP: errno.EOPNOTSUPP}
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A request as it stood in some ring, right or wrong.
+
+    Attributes:
+        operation: of an indirect request the one inside.
+        sector, sectors: as in the slot; `sectors` of a discard only.
+        spans: first and last sector of each page.
+        nr_segments: as in the slot.
+        indirect: whether the segments are in pages of their own.
+        flag: of a discard.
+    """
+
+    operation: int
+    sector: int
+    spans: Sequence[tuple[int, int]] = ()
+    nr_segments: int = 0
+    indirect: bool = False
+    sectors: int = 0
+    flag: int = 0
 
 
 @dataclass(eq=False, slots=True)
@@ -148,24 +169,58 @@ class FrontQueue:
             self.pool.fill(data, content)
         parts = segments(self.pool.refs(data), length)
         sector, ident = offset >> SECTOR_SHIFT, self._new_id()
-        if not tables:
+        if tables:
+            slot = self._indirect(operation, ident, sector, parts, tables)
+        else:
             slot = ABI_NATIVE.pack_request(operation, ident, sector, parts)
-            return self._put(ident, slot, operation, (operation,), sector, pages, into)
+        return self._put(ident, slot, operation, sector, pages, into)
+
+    def _indirect(
+        self,
+        operation: int,
+        ident: int,
+        sector: int,
+        parts: Sequence[tuple[int, int, int]],
+        tables: Sequence[int],
+    ) -> bytes:
         for number, page in enumerate(tables):
             first = number * SEGMENTS_PER_PAGE
             table = ABI_NATIVE.pack_segments(parts[first : first + SEGMENTS_PER_PAGE])
             self.pool.fill([page], memoryview(table))
-        slot = ABI_NATIVE.pack_indirect(operation, ident, sector, count, self.pool.refs(tables))
-        # blkback answers with the operation inside, blkif.h says the one outside.
-        named = (operation, OP_INDIRECT)
-        return self._put(ident, slot, operation, named, sector, pages, into)
+        refs = self.pool.refs(tables)
+        return ABI_NATIVE.pack_indirect(operation, ident, sector, len(parts), refs)
+
+    async def repeat(self, shape: Shape) -> asyncio.Future[None]:
+        """Put a request of any shape, such as another frontend once put; nothing is checked.  What
+        it writes is the number of its sector, over and over.
+
+        Returns:
+            The answer, as of `transfer`.
+        """
+        count = len(shape.spans)
+        tables = -(-count // SEGMENTS_PER_PAGE) if shape.indirect else 0
+        pages = await self._room(count + tables)
+        ident, sector = self._new_id(), shape.sector
+        data = pages[:count]
+        pattern = sector.to_bytes(8, "little") * (PAGE_SIZE // 8 * count)
+        self.pool.fill(data, memoryview(pattern))
+        refs = self.pool.refs(data)
+        parts = [(ref, *span) for ref, span in zip(refs, shape.spans, strict=True)]
+        if shape.operation == OP_DISCARD:
+            slot = ABI_NATIVE.pack_discard(ident, sector, shape.sectors, shape.flag)
+        elif shape.indirect:
+            slot = self._indirect(shape.operation, ident, sector, parts, pages[count:])
+        else:
+            nr_segments = shape.nr_segments
+            slot = ABI_NATIVE.pack_request(shape.operation, ident, sector, parts, nr_segments)
+        return self._put(ident, slot, shape.operation, sector, pages, None)
 
     async def command(self, operation: int) -> asyncio.Future[None]:
         """Put a FLUSH_DISKCACHE or WRITE_BARRIER without data."""
         await self._room(0)
         ident = self._new_id()
         slot = ABI_NATIVE.pack_request(operation, ident, 0, [])
-        return self._put(ident, slot, operation, (operation,), 0, [], None)
+        return self._put(ident, slot, operation, 0, [], None)
 
     async def discard(self, offset: int, length: int, *, secure: bool) -> asyncio.Future[None]:
         """Put a DISCARD of `length` bytes."""
@@ -173,7 +228,7 @@ class FrontQueue:
         ident, sector = self._new_id(), offset >> SECTOR_SHIFT
         flag = DISCARD_SECURE if secure else 0
         slot = ABI_NATIVE.pack_discard(ident, sector, length >> SECTOR_SHIFT, flag)
-        return self._put(ident, slot, OP_DISCARD, (OP_DISCARD,), sector, [], None)
+        return self._put(ident, slot, OP_DISCARD, sector, [], None)
 
     async def drained(self) -> None:
         """Return when nothing is in flight."""
@@ -253,13 +308,15 @@ class FrontQueue:
         ident: int,
         slot: bytes,
         operation: int,
-        answered_as: tuple[int, ...],
         sector: int,
         pages: list[int],
         into: memoryview | None,
     ) -> asyncio.Future[None]:
         answer: asyncio.Future[None] = self._loop.create_future()
-        self._flights[ident] = _Flight(operation, answered_as, sector, pages, into, answer)
+        # blkback answers an indirect request with the operation inside, blkif.h says the one
+        # outside.
+        named = (operation, slot[0])
+        self._flights[ident] = _Flight(operation, named, sector, pages, into, answer)
         self._slots.append(slot)
         if len(self._slots) == 1:
             # Once for all that are put in this turn of the loop: one notification at most.
@@ -297,7 +354,7 @@ class FrontQueue:
         if flight is None:
             raise PeerError(f"an answer to request {ident:#x}, which is not in flight")
         if operation not in flight.answered_as:
-            asked = NAMES[flight.operation]
+            asked = _name(flight.operation)
             raise PeerError(f"request {ident:#x}, a {asked}, is answered as operation {operation}")
         if status != RSP_OKAY and status not in ERRORS:
             raise PeerError(f"request {ident:#x} is answered with status {status}")
@@ -310,6 +367,10 @@ class FrontQueue:
                 answer.set_result(None)
             else:
                 hint = "the backend's answer"
-                name = NAMES[flight.operation]
-                answer.set_exception(XenError(ERRORS[status], name, hint, sector=flight.sector))
+                what = _name(flight.operation)
+                answer.set_exception(XenError(ERRORS[status], what, hint, sector=flight.sector))
         self._release(flight.pages)
+
+
+def _name(operation: int) -> str:
+    return NAMES.get(operation, f"operation {operation}")

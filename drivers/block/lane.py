@@ -18,6 +18,7 @@ from xenpy.drivers.block.ring_engine import RingEngine
 from xenpy.drivers.block.store import NativeKind, NativeStore, Store
 from xenpy.drivers.block.worker import WorkerQueue
 from xenpy.runtime import QueueThread
+from xenpy.trace import Trace
 
 __all__ = ["TIERS", "Lane", "Shared"]
 
@@ -51,6 +52,9 @@ class Lane:
         keys: what the frontend published for this one, checked.
         name: of the thread.
         on_failure: called in the event loop when the engine has failed.
+
+    Attributes:
+        trace: what the ring carries, recorded while somebody wants that.
     """
 
     def __init__(
@@ -60,12 +64,18 @@ class Lane:
         name: str,
         on_failure: Callable[[Exception], None],
     ) -> None:
-        self._engine = _choose(shared, keys)
+        self.trace = Trace()
+        try:
+            self._engine = _choose(shared, keys, self.trace)
+        except BaseException:
+            self.trace.close()
+            raise
         try:
             self._thread = QueueThread(self._engine, name, on_failure)
         except BaseException:
             # Not a lane yet, that somebody would retire.
             self._engine.release()
+            self.trace.close()
             raise
 
     @property
@@ -92,17 +102,18 @@ class Lane:
         """Let go of what the engine has left, once it has stopped.  Returns the last counts."""
         counters = self._engine.counters()
         self._engine.release()
+        self.trace.close()
         return counters
 
 
-def _choose(shared: Shared, keys: QueueKeys) -> RingEngine:
+def _choose(shared: Shared, keys: QueueKeys, trace: Trace) -> RingEngine:
     """By an engine in C, unless somebody asked otherwise.
 
     It counts sectors of 512 bytes, which all but a few frontends do.
     """
     context, store, disk = shared.context, shared.store, shared.disk
     if shared.tier == "batch" or disk.unit != SECTOR_SIZE:
-        return BlockQueue(context, keys, store, disk, shared.memory)
+        return BlockQueue(context, keys, store, disk, shared.memory, trace)
     native = None if shared.tier == "callback" else store.native
     callbacks = None
     state = EngineState(disk.sectors)
@@ -113,7 +124,7 @@ def _choose(shared: Shared, keys: QueueKeys) -> RingEngine:
         except BaseException:
             state.close()
             raise
-    parts = EngineParts(context, keys, native, disk, shared.memory, state)
+    parts = EngineParts(context, keys, native, disk, shared.memory, state, trace)
     # A process of its own needs handles of its own, which only the running Xen gives it.
     alone = shared.tier == "auto" and isinstance(shared.context.xen, NativeXen)
     if callbacks is None and (alone or shared.tier == "worker"):

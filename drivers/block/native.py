@@ -28,6 +28,7 @@ from xenpy.drivers.block.store import NativeKind, NativeStore
 from xenpy.errors import PeerError, XenError
 from xenpy.memory import LocalMemory
 from xenpy.runtime import StopSignal
+from xenpy.trace import Trace
 
 __all__ = [
     "CONFIG",
@@ -110,6 +111,7 @@ class EngineParts:
         disk: what requests are checked against at first.
         memory: what all queues of the disk share.
         state: the engine's own.
+        trace: where it records what the ring carries, while somebody wants that.
     """
 
     context: DeviceContext
@@ -118,6 +120,7 @@ class EngineParts:
     disk: Disk
     memory: DiskMemory
     state: EngineState
+    trace: Trace
 
     def config(
         self, stop_fd: int = -1, port: int = 0, start: int = 0, *, mapped: bool = False
@@ -200,7 +203,7 @@ class NativeQueue(NativeEngine):
                 view[:] = parts.config(stop.fd, handles.port, self._start)
             result = lib.block_engine_start(
                 config.address, parts.state.address, calls.address, handles.ring.address,
-                parts.memory.address, *store,
+                parts.memory.address, parts.trace.address, *store,
             )  # fmt: skip
         parts.check(-result)
 

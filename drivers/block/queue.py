@@ -18,6 +18,7 @@ from xenpy.drivers.block.ring_handles import RingHandles
 from xenpy.drivers.block.store import Store
 from xenpy.ring import BackRing
 from xenpy.runtime import Queue
+from xenpy.trace import Trace
 from xenpy.types import Port
 
 __all__ = ["BlockQueue"]
@@ -32,6 +33,7 @@ class BlockQueue(Queue, RingEngine):
         store: the disk, which other queues use at the same time.
         disk: what requests are checked against at first.
         memory: what all queues of the disk share.
+        trace: where what the ring carries is recorded, while somebody wants that.
     """
 
     where = "in Python"
@@ -43,12 +45,14 @@ class BlockQueue(Queue, RingEngine):
         store: Store,
         disk: Disk,
         memory: DiskMemory,
+        trace: Trace,
     ) -> None:
         self._context = context
         self._keys = keys
         self._store = store
         self._disk = disk
         self._memory = memory
+        self._trace = trace
         self._counters = Counters()
         self._told = 0, 0, 0, 0, 0
         self._handles = RingHandles(context, keys)
@@ -75,6 +79,7 @@ class BlockQueue(Queue, RingEngine):
             slots = self._ring.take(BATCH_LIMIT)
         if not slots:
             return 0
+        taken = self._trace.taken()
         abi = self._keys.abi
         parsed = self._parse(slots)
         accepted = [item for item in parsed if isinstance(item, Request)]
@@ -85,6 +90,8 @@ class BlockQueue(Queue, RingEngine):
             for request, status in zip(accepted, self._datapath.execute(accepted), strict=True)
         ]
         responses += [self._refuse(refusal) for refusal in refused]
+        if taken:
+            self._record(taken, slots, parsed, responses)
         self._counters.requests += len(slots)
         self._counters.batches += 1
         self._tell_xentop()
@@ -126,6 +133,23 @@ class BlockQueue(Queue, RingEngine):
         now, told = self._counters, self._told
         self._told = now.rd_req, now.rd_sect, now.wr_req, now.wr_sect, now.errors
         self._memory.add(*map(sub, self._told, told))
+
+    def _record(
+        self,
+        taken: int,
+        slots: Sequence[bytes],
+        parsed: Sequence[Request | Refusal],
+        responses: Sequence[bytes],
+    ) -> None:
+        """In ring order; of the responses those to what was refused come last."""
+        accepted = iter(responses)
+        refused = iter(responses[sum(isinstance(item, Request) for item in parsed) :])
+        first = self._ring.consumed - len(slots)
+        for index, (slot, item) in enumerate(zip(slots, parsed, strict=True), first):
+            sectors, answers = 0, refused
+            if isinstance(item, Request):
+                sectors, answers = item.sectors, accepted
+            self._trace.put(taken, index & 0xFFFF_FFFF, sectors, slot, next(answers))
 
     def _refuse(self, refusal: Refusal) -> bytes:
         self._counters.refused += 1

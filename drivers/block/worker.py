@@ -53,10 +53,11 @@ class WorkerQueue(NativeEngine):
             XenError: the worker does not start, or cannot map the ring or bind the port.
         """
         parts, keys = self._parts, self._parts.keys
-        fds = [parts.state.fd, parts.memory.fd]
+        shared = [parts.state.fd, parts.memory.fd, parts.trace.fd]
+        fds = [*shared]
         if parts.store.fd >= 0:
             fds.append(parts.store.fd)
-        command = [str(WORKER), str(os.getpid()), str(parts.state.fd), str(parts.memory.fd)]
+        command = [str(WORKER), str(os.getpid()), *map(str, shared)]
         try:
             self._process = process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=fds, cwd="/",

@@ -38,8 +38,10 @@ from xenpy.cli import (
     main,
     new,
     reconfigure,
+    replay,
     run,
     serve,
+    tap,
     vchan,
 )
 from xenpy.cli.block_common import device_path
@@ -125,7 +127,7 @@ def accepted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[Seque
 
     for module in (attach, detach, block_resize, reconfigure):
         monkeypatch.setattr(module, "run", plan)
-    for verb in (block_bench, block_info, block_read, block_write):
+    for verb in (block_bench, block_info, block_read, block_write, replay):
         monkeypatch.setattr(verb, "run", named)
 
     def own(args: argparse.Namespace) -> int:
@@ -134,7 +136,7 @@ def accepted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[Seque
 
     for module in (
         console_every, console_give_back, console_take, doctor, evtchn_bind, evtchn_ls,
-        evtchn_notify, grant_copy, grant_ls, grant_map, grant_share, ls, new,
+        evtchn_notify, grant_copy, grant_ls, grant_map, grant_share, ls, new, tap,
     ):  # fmt: skip
         monkeypatch.setattr(module, "run", lambda _: 0)
     monkeypatch.setattr(serve, "run", options)

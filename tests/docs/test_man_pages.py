@@ -51,6 +51,8 @@ PAGES = {
     ("evtchn", "bind"): "xenpy-evtchn.1",
     ("evtchn", "notify"): "xenpy-evtchn.1",
     ("evtchn", "ls"): "xenpy-evtchn.1",
+    ("tap",): "xenpy-tap.1",
+    ("replay",): "xenpy-replay.1",
 }
 
 

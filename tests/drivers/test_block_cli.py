@@ -9,16 +9,14 @@ import io
 import json
 import random
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from conformance.block_front import PATIENCE, Daemon, eventually
-from conformance.block_front_suite import Access
+from conformance.block_front import PATIENCE
 from conformance.fake_framework import FakeFramework, env
-from conformance.model_backend import OFFERS, ModelBackend
+from conformance.served_disk import SIZE, Served, offers, served
 from xenpy.cli import block_common
 from xenpy.cli.block_common import device_path
 from xenpy.cli.errors import UsageError
@@ -26,63 +24,7 @@ from xenpy.cli.main import EXIT_FAILED, EXIT_USAGE, main
 from xenpy.types import DomId
 from xenpy.xenstore import Store
 
-__all__ = ["env"]
-
-SIZE = 4096 * 512
-
-
-class Served:
-    """A disk that is served to one frontend after the other, in a thread of its own."""
-
-    def __init__(self, env: FakeFramework, offers: dict[str, str]) -> None:
-        self._daemon = Daemon()
-        self._store = self._daemon.run(self._open(env))
-        self.backend = ModelBackend(env, self._store, offers=offers)
-        self._daemon.run(self.backend.make())
-        self._task = self._daemon.run(self._begin())
-
-    async def _open(self, env: FakeFramework) -> Store:
-        return await Store.open(env.store_path(), timeout=PATIENCE).__aenter__()
-
-    async def _begin(self) -> asyncio.Task[None]:
-        return asyncio.create_task(self._serve())
-
-    async def _serve(self) -> None:
-        while True:
-            with suppress(OSError):
-                await self.backend.connect()
-                async with self.backend.serving():
-                    await self.backend.until("5", "6")
-                await self.backend.follow_close()
-                await self.backend.say(state=2)
-
-    async def _end(self) -> None:
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
-        await self.backend.close()
-        await self._store.close()
-
-    def close(self) -> None:
-        self._daemon.run(self._end())
-        self._daemon.close()
-
-
-@pytest.fixture
-def offers() -> dict[str, str]:
-    return dict(OFFERS)
-
-
-@pytest.fixture
-def served(
-    env: FakeFramework, offers: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Served]:
-    before = env.census()
-    monkeypatch.setattr("xenpy.drivers.block.front.NativeFrontend", lambda: Access(env))
-    served = Served(env, offers)
-    served.backend.disk[:] = random.Random(1).randbytes(SIZE)
-    yield served
-    served.close()
-    eventually(lambda: env.census() == before)
+__all__ = ["env", "offers", "served"]
 
 
 @pytest.fixture

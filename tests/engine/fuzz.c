@@ -102,7 +102,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     }
     prepare(data, size);
     result = block_engine_run(&rig.config, rig.state, &rig.calls, rig.mock.memory, &rig.shared,
-                              rig.callbacks);
+                              rig.trace, rig.callbacks);
     check(result == 0 || result == -EPROTO);
     check(rig.mock.mapped == 0);
     check(rig.state->counters.grants_mapped == rig.state->counters.grants_unmapped);

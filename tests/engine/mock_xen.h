@@ -192,6 +192,7 @@ struct rig {
     struct block_state *state;
     struct block_disk shared;
     struct block_callbacks *callbacks;
+    struct xenpy_trace *trace;
     int disk;
     pthread_t thread;
     int result;
@@ -235,6 +236,9 @@ static inline void rig_open(struct rig *rig, uint32_t ring_pages, uint32_t flags
     rig->state->sectors = DISK_SECTORS;
     block_disk_init(&rig->shared);
     rig->callbacks = callbacks_open(rig->disk);
+    rig->trace = calloc(1, sizeof(*rig->trace));
+    rig->trace->version = XENPY_TRACE_VERSION;
+    rig->trace->size = sizeof(*rig->trace);
     rig->first_page = ring_pages;
     SHARED_RING_INIT((struct blkif_sring *)mock->memory);
     FRONT_RING_INIT(&rig->ring, (struct blkif_sring *)mock->memory, (size_t)ring_pages * 4096);
@@ -245,7 +249,7 @@ static void *rig_run(void *argument)
     struct rig *rig = argument;
 
     int result = block_engine_run(&rig->config, rig->state, &rig->calls, rig->mock.memory,
-                                  &rig->shared, rig->callbacks);
+                                  &rig->shared, rig->trace, rig->callbacks);
 
     __atomic_store_n(&rig->result, result, __ATOMIC_RELEASE);
     return NULL;
@@ -298,6 +302,7 @@ static inline void rig_close(struct rig *rig)
     close(rig->disk);
     callbacks_close(rig->callbacks);
     free(rig->state);
+    free(rig->trace);
 }
 
 /* A slot to fill; publish with rig_push. */

@@ -108,3 +108,36 @@ def test_python_packs_the_structures_as_c_declares_them(tmp_path: Path) -> None:
 @pytest.mark.parametrize("sanitizer", [ADDRESS, THREAD], ids=["address", "thread"])
 def test_a_lost_write_is_known_to_all_queues(tmp_path: Path, sanitizer: tuple[str, ...]) -> None:
     run(tmp_path, "flushes", sanitizer)
+
+
+@every_way
+def test_what_is_recorded_is_what_the_ring_carried(tmp_path: Path, flags: int) -> None:
+    said = run(tmp_path, "trace", ADDRESS, "40000", SEED, str(flags), "1")
+    read, lost, _, _, total = said.split()
+    kept = (1 << 14) - 32
+    assert int(read) == kept
+    assert int(lost) == int(total) - kept
+
+
+def test_a_reader_that_keeps_up_loses_nothing_and_races_with_nobody(tmp_path: Path) -> None:
+    """As many as there are places: no record is written over, which would be a race by design."""
+    said = run(tmp_path, "trace", THREAD, "16000", SEED, "0", "0")
+    read, lost, batches, _, total = said.split()
+    assert (int(read), int(lost)) == (int(total), 0)
+    assert 0 < int(batches) <= int(total)
+
+
+def test_no_record_is_ever_half_of_one(tmp_path: Path) -> None:
+    """The reader is always where the engine is about to write, and checks every record."""
+    said = run(tmp_path, "trace", ADDRESS, "400000", SEED, "0", "2")
+    read, lost, _, _, total = said.split()
+    assert int(read) + int(lost) == int(total)
+    assert int(read) > 10_000
+    assert int(lost) > 0
+
+
+def test_who_looks_into_a_ring_sees_what_stands_there(tmp_path: Path) -> None:
+    said = run(tmp_path, "peek", ADDRESS, "400000")
+    requests, answers, *_ = said.split()
+    assert int(requests) > 0
+    assert int(answers) > 0

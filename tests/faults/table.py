@@ -1372,10 +1372,67 @@ VCHAN_FAULTS: Final = (
     ),
 )
 
+TRACE = "xenpy/include/xenpy/trace.h"
+PEEK = "xenpy/include/xenpy/peek.h"
+UNIT_PEEK = "tests/unit/test_peek.py"
+TAP = "tests/drivers/test_tap_fake.py"
+
+TAP_FAULTS: Final = (
+    Fault(
+        "tap: no second look at the count",
+        TRACE,
+        "    if (first >= oldest)\n",
+        "    if (first + 1 > 0)\n",
+        f"{ENGINE}::test_no_record_is_ever_half_of_one",
+        "a seqlock's reader: what was copied while the engine came around may be torn",
+    ),
+    Fault(
+        "tap: an answer before its record",
+        "drivers/block/engine/engine.c",
+        "    if (engine->taken)\n        record(engine, count);\n",
+        "",
+        f"{ENGINE}::test_what_is_recorded_is_what_the_ring_carried[persistent-file]",
+        "exact means that whoever knows that he is answered finds the record",
+    ),
+    Fault(
+        "tap: recorded for good",
+        "xenpy/control.py",
+        "                trace.want(-1)\n",
+        "                trace.want(0)\n",
+        f"{TAP}::test_it_costs_nothing_while_nobody_looks[native]",
+        "a tap that is killed must leave nothing behind that costs",
+    ),
+    Fault(
+        "tap: a slot that was written over",
+        PEEK,
+        "    if ((int32_t)passed <= 0)\n",
+        "    if (passed != 0x80000000u)\n",
+        f"{ENGINE}::test_who_looks_into_a_ring_sees_what_stands_there",
+        "a response has a request's slot, and is none",
+    ),
+    Fault(
+        "tap: requests answered between two looks",
+        PEEK,
+        "    peek->lost_requests += asked - seen;\n",
+        "",
+        f"{UNIT_PEEK}::test_what_comes_and_goes_between_two_looks_is_lost",
+        "a passive tap that says nothing of its loss lies",
+    ),
+    Fault(
+        "tap: rings kept after the end",
+        "xenpy/passive_tap.py",
+        "            self._maps.close()\n",
+        "            pass\n",
+        f"{TAP}::test_a_passive_tap_gives_the_rings_back_when_an_end_closes",
+        "a domain whose ring somebody has mapped stays a zombie after `xl destroy`",
+    ),
+)
+
 FAULTS: Final = (
     *RING_FAULTS, *GRANT_FAULTS, *BLOCK_FAULTS, *DISK_FAULTS, *LIFE_FAULTS, *STORE_FAULTS,
     *OWN_FAULTS,
     *CONSOLE_FAULTS, *STREAM_FAULTS, *VCHAN_FAULTS, *FRONT_FAULTS,
+    *TAP_FAULTS,
 )  # fmt: skip
 
 INTRODUCTION: Final = """\

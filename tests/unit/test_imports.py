@@ -21,6 +21,7 @@ LAYERS: list[set[str]] = [
         "memory", "gnttab", "evtchn", "calls", "ctrl", "wire", "ring", "ring_protocol", "xenbus",
         "paths", "peer_keys", "words", "shared_byte", "flex_ring", "stream_protocol",
         "ring_keys", "protocol_page", "protocol_text", "grant_dump",
+        "trace", "peek",
     },
     {
         "store_wire", "store_pyxs", "store_writer", "store_connection", "store_nodes",
@@ -31,11 +32,11 @@ LAYERS: list[set[str]] = [
     {
         "device_nodes", "lifecycle", "service", "attach", "driver", "frontend_nodes", "frontend",
         "frontend_life", "suggest", "own_backend", "ring_server", "ring_backend", "granted_page",
-        "device_list", "device_counters", "ring_asker", "ring_frontend", "stream_backend",
-        "stream_frontend",
+        "device_list", "device_counters", "capture", "passive_tap", "ring_asker", "ring_frontend",
+        "stream_backend", "stream_frontend",
     },
     {"drivers"},
-    {"daemon", "serve_config", "sd_notify", "doctor", "cli"},
+    {"control", "daemon", "serve_config", "sd_notify", "doctor", "cli"},
 ]  # fmt: skip
 BESIDE = {"testing", "vm", "__init__"}
 
@@ -98,7 +99,7 @@ def test_only_the_bindings_know_cffi(path: Path) -> None:
     own = first_name(path)
     allowed = {
         "_ffi", "memory", "gnttab", "evtchn", "calls", "ctrl", "ring", "shared_byte", "duplex",
-        "testing",
+        "trace", "peek", "testing",
     }  # fmt: skip
     if any(name.split(".")[0] == "_ffi" for name in imported(path)):
         assert own in allowed

@@ -28,7 +28,8 @@ _HERE = Path(__file__).resolve().parent
 _PACKAGE = _HERE.parent
 _INCLUDE = _PACKAGE / "include"
 _HEADERS = [
-    str(_INCLUDE / "xenpy" / name) for name in ("ring_core.h", "calls.h", "duplex.h", "quiet.h")
+    str(_INCLUDE / "xenpy" / name)
+    for name in ("ring_core.h", "calls.h", "duplex.h", "quiet.h", "trace.h", "peek.h")
 ]
 _STABLE_LIBRARIES = ["xengnttab", "xenevtchn"]
 

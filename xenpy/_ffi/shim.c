@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What Python cannot say itself, beside calls.h, ring_core.h and duplex.h: many grant-copy segments sifted
+ * What Python cannot say itself, beside our headers: many grant-copy segments sifted
  * without a Python object for each.
  * Compiled into xenpy._ffi._stable, between the cdefs' wrappers and the stable libraries.
  */
@@ -14,8 +14,10 @@
 
 #include <xenpy/calls.h>
 #include <xenpy/duplex.h>
+#include <xenpy/peek.h>
 #include <xenpy/quiet.h>
 #include <xenpy/ring_core.h>
+#include <xenpy/trace.h>
 
 static int xenpy_evtchn_reset(int fd)
 {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* cdefs: the stable Xen libraries as far as xenpy uses them, then shim.c and ring_core.h. */
+/* cdefs: the stable Xen libraries as far as xenpy uses them, then shim.c and our headers. */
 
 typedef unsigned int evtchn_port_t;
 typedef uint16_t domid_t;
@@ -160,3 +160,56 @@ int xenpy_duplex_write(struct xenpy_duplex *duplex, const uint8_t *data, size_t 
 int xenpy_duplex_drain(struct xenpy_duplex *duplex, int timeout);
 int xenpy_duplex_may_sleep(struct xenpy_duplex *duplex, uint32_t seen);
 void xenpy_duplex_follow(struct xenpy_duplex *duplex, int32_t by);
+
+/* trace.h */
+#define XENPY_TRACE_VERSION ...
+struct xenpy_trace_record {
+    uint64_t taken;
+    uint64_t answered;
+    uint64_t detail;
+    uint32_t index;
+    uint16_t request_size;
+    uint16_t response_size;
+    uint8_t request[...];
+    uint8_t response[...];
+};
+struct xenpy_trace {
+    uint32_t version;
+    uint32_t size;
+    uint32_t wanted;
+    uint32_t ended;
+    ...;
+};
+size_t xenpy_trace_size(void);
+uint64_t xenpy_trace_taken(const struct xenpy_trace *trace);
+void xenpy_trace_put(struct xenpy_trace *trace, uint64_t taken, uint32_t index, uint64_t detail,
+                     const uint8_t *request, size_t request_size, const uint8_t *response,
+                     size_t response_size);
+uint64_t xenpy_trace_written(const struct xenpy_trace *trace);
+uint32_t xenpy_trace_read(const struct xenpy_trace *trace, uint64_t *next,
+                          struct xenpy_trace_record *out, uint32_t limit);
+
+/* peek.h */
+struct xenpy_peek {
+    const uint8_t *shared;
+    uint32_t entries;
+    uint32_t slot_size;
+    uint32_t request_size;
+    uint32_t response_size;
+    uint32_t requests;
+    uint32_t responses;
+    uint64_t asked;
+    uint64_t answered;
+    uint64_t lost_requests;
+    uint64_t lost_responses;
+};
+struct xenpy_sight {
+    uint64_t when;
+    uint32_t index;
+    uint16_t ring;
+    uint16_t answer;
+    uint8_t message[...];
+};
+void xenpy_peek_begin(struct xenpy_peek *peek);
+uint32_t xenpy_peek_run(struct xenpy_peek *peeks, uint32_t count, uint64_t interval,
+                        uint64_t until, struct xenpy_sight *out, uint32_t limit);

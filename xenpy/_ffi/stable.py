@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """`ffi` and `lib` of the stable Xen libraries and of the shim, typed.
 
-Signatures are those of xengnttab.h, xenevtchn.h, shim.c, calls.h, ring_core.h and duplex.h;
-`StableLib` is also what a test substitutes to fail on purpose.
+Signatures are those of xengnttab.h, xenevtchn.h, shim.c, calls.h, ring_core.h, duplex.h,
+trace.h and peek.h; `StableLib` is also what a test substitutes to fail on purpose.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ class StableLib(Protocol):
     """The C functions, by the names they have in C.  Pointers fail as NULL, ints as -1."""
 
     GNTCOPY_source_gref: int
+    XENPY_TRACE_VERSION: int
 
     # libxengnttab
     def xengnttab_open(self, logger: CData, open_flags: int) -> CData: ...
@@ -125,6 +126,22 @@ class StableLib(Protocol):
     def xenpy_duplex_drain(self, duplex: CData, timeout: int) -> int: ...
     def xenpy_duplex_may_sleep(self, duplex: CData, seen: int) -> int: ...
     def xenpy_duplex_follow(self, duplex: CData, by: int) -> None: ...
+
+    # trace.h
+    def xenpy_trace_size(self) -> int: ...
+    def xenpy_trace_taken(self, trace: CData) -> int: ...
+    def xenpy_trace_put(
+        self, trace: CData, taken: int, index: int, detail: int, request: bytes,
+        request_size: int, response: bytes, response_size: int,
+    ) -> None: ...  # fmt: skip
+    def xenpy_trace_written(self, trace: CData) -> int: ...
+    def xenpy_trace_read(self, trace: CData, next: CData, out: CData, limit: int) -> int: ...
+
+    # peek.h
+    def xenpy_peek_begin(self, peek: CData) -> None: ...
+    def xenpy_peek_run(
+        self, peeks: CData, count: int, interval: int, until: int, out: CData, limit: int
+    ) -> int: ...
 
 
 _module = cast(CData, _stable)

@@ -30,8 +30,10 @@ from xenpy.cli import (
     new,
     protocol,
     reconfigure,
+    replay,
     run,
     serve,
+    tap,
     vchan,
 )  # fmt: skip
 from xenpy.cli.errors import EXIT_FAILED, EXIT_NO_XEN, EXIT_USAGE, DriverError, UsageError
@@ -57,6 +59,7 @@ examples:
   xenpy block read xvdb > image                       in a guest: a disk without the kernel
   xenpy vchan listen 7 data/log > log                 bytes from another domain
   xenpy ls                                            all devices, whoever serves them
+  xenpy tap vbd3/7/51728                              what a disk's ring carries
   xenpy grant ls                                      who has mapped what
   xenpy doctor                                        what this machine lacks
 """
@@ -74,7 +77,7 @@ def parser() -> argparse.ArgumentParser:
     verbs = top.add_subparsers(title="verbs", metavar="VERB", required=True)
     verbs_in_order = (
         serve, run, new, protocol, attach, reconfigure, detach, block, console, vchan, ls,
-        doctor, grant, evtchn,
+        tap, replay, doctor, grant, evtchn,
     )  # fmt: skip
     for verb in verbs_in_order:
         verb.add_parser(verbs)

@@ -10,7 +10,7 @@ void block_disk_add(uintptr_t disk, uint64_t rd_req, uint64_t rd_sect, uint64_t 
                     uint64_t wr_sect, uint64_t errors);
 uint32_t block_engine_position(uintptr_t ring);
 int block_engine_start(uintptr_t config, uintptr_t state, uintptr_t calls, uintptr_t ring,
-                       uintptr_t disk, uintptr_t callbacks, void *store);
+                       uintptr_t disk, uintptr_t trace, uintptr_t callbacks, void *store);
 /* What the engine calls, of a store in Python. */
 extern "Python" {
     void block_store_transfer(void *store, uint32_t count);

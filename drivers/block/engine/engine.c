@@ -8,6 +8,7 @@
 
 #include <xenpy/calls.h>
 #include <xenpy/ring_core.h>
+#include <xenpy/trace.h>
 
 #include "batch.h"
 #include "engine.h"
@@ -31,6 +32,8 @@ struct engine {
     void *shared;
     struct xenpy_ring ring;
     struct block_batch *batch;
+    struct xenpy_trace *trace;
+    uint64_t taken; /* when the batch was, if it is to be recorded, else 0 */
 };
 
 static int ring_open(struct engine *engine)
@@ -93,6 +96,7 @@ static void take(struct engine *engine, uint32_t count)
 
     engine->batch->limits.sectors = __atomic_load_n(&engine->state->sectors, __ATOMIC_RELAXED);
     limits = engine->batch->limits;
+    engine->taken = engine->trace ? xenpy_trace_taken(engine->trace) : 0;
     while (done < count) {
         struct run run = run_from(engine, engine->ring.consumed, done, count);
 
@@ -116,6 +120,29 @@ BLOCK_INLINE void answer_run(uint32_t abi, struct run run)
     }
 }
 
+/* For whoever looks on: before the frontend can know that it is answered, so that nobody who does
+ * misses a record. */
+static void record(struct engine *engine, uint32_t count)
+{
+    uint32_t abi = engine->config->abi, i;
+    uint64_t now = xenpy_trace_now();
+
+    for (i = 0; i < count; i++) {
+        struct run run = run_from(engine, engine->ring.produced, i, 1);
+        struct xenpy_trace_record *record = xenpy_trace_place(engine->trace, i);
+
+        record->taken = engine->taken;
+        record->answered = now;
+        record->detail = run.job->request.sectors;
+        record->index = run.index;
+        record->request_size = block_layouts[abi].request;
+        record->response_size = BLOCK_RESPONSE_BYTES(abi);
+        memcpy(record->request, run.slot->message, BLOCK_SLOT_BYTES);
+        block_response(abi, &run.job->request, record->response);
+    }
+    xenpy_trace_publish(engine->trace, count);
+}
+
 /* Returns 0, or -1 with errno if the frontend could not be notified. */
 static int answer(struct engine *engine, uint32_t count)
 {
@@ -134,6 +161,8 @@ static int answer(struct engine *engine, uint32_t count)
         done += run.count;
     }
     xenpy_store_release(&engine->state->rsp_prod, ring->produced + count);
+    if (engine->taken)
+        record(engine, count);
     block_count(&counters->requests, count);
     block_count(&counters->batches, 1);
     if (!xenpy_publish(ring, page + XENPY_RSP_PROD, page + XENPY_RSP_EVENT, count))
@@ -246,9 +275,11 @@ uint32_t block_ring_start(const void *ring)
 
 int block_engine_run(const struct block_config *config, struct block_state *state,
                      const struct xenpy_calls *calls, void *ring, struct block_disk *disk,
-                     const struct block_callbacks *callbacks)
+                     struct xenpy_trace *trace, const struct block_callbacks *callbacks)
 {
-    struct engine engine = { .config = config, .state = state, .calls = calls, .shared = ring };
+    struct engine engine = {
+        .config = config, .state = state, .calls = calls, .shared = ring, .trace = trace,
+    };
     int result, failed;
 
     if (config->version != BLOCK_VERSION || config->size != sizeof(*config) ||
@@ -256,7 +287,8 @@ int block_engine_run(const struct block_config *config, struct block_state *stat
         config->abi > BLOCK_ABI_32 || config->ring_pages < 1 || config->ring_pages > 16 ||
         config->max_indirect > BLOCK_INDIRECT_SEGMENTS || config->batch < 1 ||
         config->batch > BLOCK_BATCH || config->sector_size < 512 ||
-        config->sector_size > BLOCK_PAGE || (config->sector_size & (config->sector_size - 1)))
+        config->sector_size > BLOCK_PAGE || (config->sector_size & (config->sector_size - 1)) ||
+        (trace && (trace->version != XENPY_TRACE_VERSION || trace->size != sizeof(*trace))))
         return -EINVAL;
     result = ring_open(&engine);
     if (result)

@@ -155,6 +155,7 @@ struct block_worker {
 };
 
 struct xenpy_calls;
+struct xenpy_trace;
 
 /* For config.start, before the frontend is told that it is connected: from then on the word is
  * the frontend's to scribble on. */
@@ -165,10 +166,11 @@ uint32_t block_ring_start(const void *ring);
  * producer index is absurd; -EINVAL, the configuration is; others from Xen or the system.
  * Either way no data page is mapped any more and no I/O is in flight.
  *
- * `callbacks` are for BLOCK_STORE_CALLBACK, else NULL.
+ * `trace` is where requests are recorded while somebody wants that, and may be NULL; the detail of
+ * a record is how many sectors were asked for.  `callbacks` are for BLOCK_STORE_CALLBACK, else NULL.
  */
 int block_engine_run(const struct block_config *config, struct block_state *state,
                      const struct xenpy_calls *calls, void *ring, struct block_disk *disk,
-                     const struct block_callbacks *callbacks);
+                     struct xenpy_trace *trace, const struct block_callbacks *callbacks);
 
 #endif /* XENPY_BLOCK_ENGINE_H */

@@ -51,7 +51,7 @@ static uint32_t block_engine_position(uintptr_t ring)
 
 /* `callbacks`: their memory, or 0 if the store is none of callbacks. */
 static int block_engine_start(uintptr_t config, uintptr_t state, uintptr_t calls, uintptr_t ring,
-                              uintptr_t disk, uintptr_t callbacks, void *store)
+                              uintptr_t disk, uintptr_t trace, uintptr_t callbacks, void *store)
 {
     struct block_callbacks table = {
         .context = store, .pool = (uint8_t *)callbacks,
@@ -61,5 +61,5 @@ static int block_engine_start(uintptr_t config, uintptr_t state, uintptr_t calls
     };
 
     return block_engine_run((const void *)config, (void *)state, (const void *)calls, (void *)ring,
-                            (void *)disk, callbacks ? &table : NULL);
+                            (void *)disk, (void *)trace, callbacks ? &table : NULL);
 }

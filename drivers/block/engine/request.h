@@ -232,6 +232,8 @@ BLOCK_INLINE void block_take(uint32_t abi, const struct block_limits *limits,
         request->status = BLOCK_ERROR;
 }
 
+#define BLOCK_RESPONSE_BYTES(abi) ((abi) == BLOCK_ABI_32 ? 12u : 16u)
+
 /*
  * Write a whole response; what blkif.h leaves undefined in it is zero (XSA-216).  Behind it the
  * slot keeps what the frontend itself wrote there.
@@ -242,7 +244,7 @@ BLOCK_INLINE void block_response(uint32_t abi, const struct block_request *reque
     uint64_t rest = request->operation | (uint64_t)(uint16_t)request->status << 16;
 
     memcpy(slot, &request->id, 8);
-    memcpy(slot + 8, &rest, abi == BLOCK_ABI_32 ? 4 : 8);
+    memcpy(slot + 8, &rest, BLOCK_RESPONSE_BYTES(abi) - 8);
 }
 
 #endif /* XENPY_BLOCK_REQUEST_H */

@@ -3,7 +3,7 @@
  * The engine in a process of its own, so that what goes wrong in it, such as a SIGBUS on a file
  * that somebody cut off, costs one disk.
  *
- *     xenpy-block-worker PARENT STATE_FD DISK_FD < struct block_worker
+ *     xenpy-block-worker PARENT STATE_FD DISK_FD TRACE_FD < struct block_worker
  *
  * Says "open 0" on its standard output when it serves, or "open ERRNO WHAT", and "end ERRNO" when
  * it has let go of everything.  It dies with PARENT; a stop is state->stop and SIGRTMIN.
@@ -21,6 +21,7 @@
 
 #include <xenpy/calls.h>
 #include <xenpy/quiet.h>
+#include <xenpy/trace.h>
 
 #include "engine.h"
 
@@ -92,17 +93,19 @@ int main(int argc, char **argv)
     xengnttab_handle *grants;
     xenevtchn_handle *events;
     struct block_disk *disk;
+    struct xenpy_trace *trace;
     void *ring;
     int port, result;
 
-    if (argc != 4 || fread(&worker, sizeof(worker), 1, stdin) != 1) {
+    if (argc != 5 || fread(&worker, sizeof(worker), 1, stdin) != 1) {
         fputs("xenpy-block-worker is started by `xenpy serve block`\n", stderr);
         return 2;
     }
     settle(atoi(argv[1]));
     state = shared(argv[2], sizeof(*state));
     disk = shared(argv[3], sizeof(*disk));
-    if (!state || !disk)
+    trace = shared(argv[4], sizeof(*trace));
+    if (!state || !disk || !trace)
         return give_up("mmap");
     grants = xengnttab_open(xenpy_quiet_logger(), 0);
     if (!grants)
@@ -127,7 +130,7 @@ int main(int argc, char **argv)
     expect_stop(state, calls.events_fd);
     puts("open 0");
     fflush(stdout);
-    result = block_engine_run(&worker.config, state, &calls, ring, disk, NULL);
+    result = block_engine_run(&worker.config, state, &calls, ring, disk, trace, NULL);
     calls.unmap(grants, ring, worker.config.ring_pages);
     xenevtchn_close(events);
     xengnttab_close(grants);

@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: MIT
+"""`xenpy tap` and `xenpy replay`: what they print, their exit statuses, and what is refused."""
+
+from __future__ import annotations
+
+import io
+import json
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from conformance.block_front import PATIENCE
+from conformance.fake_framework import FakeFramework, env
+from conformance.served_disk import Served, offers, served
+from xenpy.capture import read
+from xenpy.cli.main import EXIT_FAILED, EXIT_NO_XEN, EXIT_USAGE, main
+from xenpy.control import Answer
+from xenpy.drivers.block.protocol import ABI_X86_64, OP_FLUSH_DISKCACHE, OP_READ, OP_WRITE
+from xenpy.trace import Trace, TraceReader
+
+__all__ = ["env", "offers", "served"]
+
+DEVICE = "vbd3/1/51712"
+
+Later = Callable[[Callable[[], None]], None]
+
+
+class Tapped:
+    """A daemon's answer, and the ring that it is about."""
+
+    def __init__(self, driver: str = "block") -> None:
+        self.driver = driver
+        self.trace = Trace()
+        self.daemon, self._client = socket.socketpair()
+
+    def ask(self, device: str, rundir: str) -> Answer:
+        assert device == DEVICE
+        answer = {"driver": self.driver, "layout": "x86_64-abi"}
+        return Answer(self._client, answer, [self.trace.reader_fd()])
+
+    def put(self, operation: int, sector: int, status: int = 0) -> None:
+        segments = [] if operation == OP_FLUSH_DISKCACHE else [(9, 0, 7)]
+        slot = ABI_X86_64.pack_request(operation, sector, sector, segments)
+        answer = ABI_X86_64.response(sector, operation, status)
+        now = time.monotonic_ns()
+        self.trace.put(now, sector, 8 * len(segments), slot, answer)
+
+    def close(self) -> None:
+        self.trace.close()
+        self.daemon.close()
+
+
+@pytest.fixture
+def tapped(monkeypatch: pytest.MonkeyPatch) -> Iterator[Tapped]:
+    tapped = Tapped()
+    monkeypatch.setattr("xenpy.control.ask", tapped.ask)
+    yield tapped
+    tapped.close()
+
+
+@pytest.fixture
+def later(monkeypatch: pytest.MonkeyPatch) -> Iterator[Later]:
+    """Does something in a thread, once the tap sees everything."""
+    reads = threading.Event()
+    threads: list[threading.Thread] = []
+
+    class Reader(TraceReader):
+        def __init__(self, fd: int) -> None:
+            super().__init__(fd)
+            reads.set()
+
+    def start(act: Callable[[], None]) -> None:
+        def wait() -> None:
+            reads.wait(PATIENCE)
+            act()
+
+        threads.append(threading.Thread(target=wait))
+        threads[-1].start()
+
+    monkeypatch.setattr("xenpy.cli.tap_sources.TraceReader", Reader)
+    yield start
+    for thread in threads:
+        thread.join(PATIENCE)
+
+
+def work(tapped: Tapped) -> None:
+    tapped.put(OP_READ, 2048)
+    tapped.put(OP_WRITE, 8, status=-1)
+    tapped.put(OP_FLUSH_DISKCACHE, 0)
+
+
+def test_a_line_for_each_request(
+    tapped: Tapped, later: Later, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "disk.capture"
+
+    def act() -> None:
+        work(tapped)
+        tapped.trace.close()
+
+    later(act)
+    assert main(["tap", DEVICE, "--output", str(file)]) == 0
+    out, err = capsys.readouterr()
+    first, second, third = out.splitlines()
+    assert first.split()[1:8] == ["0/2048", "read", "8", "sectors", "at", "2048", "nr_segments"]
+    assert " okay " in first
+    assert " error " in second
+    assert third.split()[2:6] == ["flush", "nr_segments", "0", "okay"]
+    assert "3 requests, 0 lost, in " in err
+    with file.open() as content:
+        head, requests, end = read(content)
+    assert (head.device, head.rings, head.exact) == (DEVICE, 1, True)
+    assert [one.fields["op"] for one in requests] == ["read", "write", "flush"]
+    assert (end["requests"], end["lost"]) == (3, 0)
+
+
+def test_json_is_a_capture(
+    tapped: Tapped, later: Later, capsys: pytest.CaptureFixture[str]
+) -> None:
+    later(lambda: work(tapped))
+    assert main(["tap", DEVICE, "--json", "--count", "2"]) == 0
+    _, requests, end = read(io.StringIO(capsys.readouterr().out))
+    assert [one.fields["status"] for one in requests] == ["okay", "error"]
+    assert end["requests"] == 2
+
+
+@pytest.mark.parametrize("how", ["daemon", "time", "signal"])
+def test_it_ends(
+    tapped: Tapped, later: Later, capsys: pytest.CaptureFixture[str], how: str
+) -> None:
+    """And what came before the end is still shown."""
+    words = ["--seconds", "0.5"] if how == "time" else []
+
+    def act() -> None:
+        work(tapped)
+        if how == "daemon":
+            tapped.daemon.close()
+        elif how == "signal":
+            while signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+                time.sleep(0.01)
+            signal.raise_signal(signal.SIGTERM)
+
+    later(act)
+    assert main(["tap", DEVICE, "--interval", "0.05", *words]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 3
+
+
+def test_of_a_driver_that_is_not_here_bytes_are_shown(
+    tapped: Tapped, later: Later, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tapped.driver = "elsewhere"
+    later(lambda: work(tapped))
+    assert main(["tap", DEVICE, "--count", "1"]) == 0
+    assert " -> 0008" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["vbd3/1"], "no KIND/DOMID/DEVID"),
+        ([DEVICE, "--count", "0"], "--count is 0"),
+    ],
+)
+def test_nonsense_is_refused(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["tap", *words]) == EXIT_USAGE
+    assert said in capsys.readouterr().err
+
+
+def test_without_daemon_and_without_xen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--rundir", str(tmp_path), "--store", str(tmp_path / "none")]
+    assert main(["tap", DEVICE, *words]) == EXIT_NO_XEN
+    assert main(["tap", DEVICE, "--wait", "0.3", *words]) == EXIT_NO_XEN
+    assert "[ENOENT]" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------ replay
+
+
+@pytest.fixture
+def capture(
+    tapped: Tapped, later: Later, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> Path:
+    """Of a read that went well and a write that did not."""
+    file = tmp_path / "disk.capture"
+    later(lambda: work(tapped))
+    assert main(["tap", DEVICE, "--count", "3", "--quiet", "--output", str(file)]) == 0
+    capsys.readouterr()
+    return file
+
+
+def test_what_is_answered_in_another_way_is_shown(
+    env: FakeFramework, served: Served, capture: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = ["--store", env.store_path() or ""]
+    words = ["replay", str(capture), served.backend.front, "--destroy", *place]
+    assert main(words) == EXIT_FAILED
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "  write at 8: error in the capture, okay here"
+    ]
+    assert main([*words, "--json", "--pace", "--depth", "1"]) == EXIT_FAILED
+    said = json.loads(capsys.readouterr().out)
+    assert (said["requests"], said["same"], said["different"]) == (3, 2, 1)
+    (example,) = said["examples"]
+    assert (example["status"], example["request"]["op"]) == ("okay", "write")
+    assert bytes(served.backend.disk[8 * 512 : 8 * 512 + 16]) == (8).to_bytes(8, "little") * 2
+
+
+def test_a_capture_that_is_answered_the_same(
+    env: FakeFramework, served: Served, capture: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    text = capture.read_text().replace('"error"', '"okay"')
+    monkeypatch.setattr(sys, "stdin", io.StringIO(text))
+    place = ["--store", env.store_path() or ""]
+    assert main(["replay", "-", served.backend.front, "--destroy", *place]) == 0
+    assert "3 requests in " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "words", "said"),
+    [
+        (("", ""), [], "the capture has writes"),
+        (("", ""), ["--depth", "0", "--destroy"], "depth is 0"),
+        (('"driver": "block"', '"driver": "lamp"'), ["--destroy"], "no disk of block's"),
+        (('"end"', '"and"'), ["--destroy"], "is no request"),
+        (('"op": "read"', '"op": "rid"'), ["--destroy"], "op is 'rid'"),
+        (('"capture": 1', '"capture": 9'), ["--destroy"], "line 1 is no head"),
+    ],
+)
+def test_what_cannot_be_replayed_is_refused(
+    capture: Path, capsys: pytest.CaptureFixture[str], change: tuple[str, str],
+    words: list[str], said: str,
+) -> None:  # fmt: skip
+    capture.write_text(capture.read_text().replace(*change))
+    assert main(["replay", str(capture), "xvdb", *words]) == EXIT_USAGE
+    assert said in capsys.readouterr().err
+
+
+def test_a_capture_that_is_not_there(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["replay", str(tmp_path / "none"), "xvdb"]) == EXIT_FAILED
+    assert "No such file" in capsys.readouterr().err

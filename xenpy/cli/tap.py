@@ -1,0 +1,251 @@
+# SPDX-License-Identifier: MIT
+"""`xenpy tap`: what a live ring carries, as it goes."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import errno
+import json
+import signal
+import sys
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, TextIO
+
+from xenpy.cli.common import Verbs, add_common_options, add_rundir, find_driver, seconds
+from xenpy.cli.errors import UsageError
+from xenpy.errors import XenError
+
+if TYPE_CHECKING:
+    from xenpy.cli.tap_sources import Source
+    from xenpy.driver import Value
+    from xenpy.trace import TraceRecord
+
+    Output = Callable[[Mapping[str, object]], None]
+    Decode = Callable[[str, TraceRecord], Mapping[str, Value]]
+
+DESCRIPTION = """\
+Show every request of a device with its answer and how long that took, until the device
+disconnects, SIGTERM or SIGINT.  Data is never looked at.
+
+A device that a xenpy daemon serves on this machine is tapped exactly: the engine records each
+request before it answers, and this reads along.  If it is too slow it loses requests, oldest
+first, and says how many; the guest waits for nobody.
+
+A device between two halves of others', Linux's xen-blkback and QEMU included, is tapped
+passively, in the backend's domain: its rings are mapped once more, to read, and looked at from
+time to time.  What was asked for and answered between two looks is lost, and counted; a latency
+is as exact as the interval is short.
+"""
+EPILOG = """\
+examples:
+  xenpy tap vbd3/1/51712
+  xenpy tap vbd3/1/51712 --output disk.capture --quiet
+  xenpy tap vbd3/1/51712 --json | jq 'select(.op == "write")'
+  xenpy tap vbd/1/51712 --interval 0.0002 --seconds 60
+  xenpy tap vbd3/1/51712 --count 1000 --wait 10
+
+`xenpy ls` shows the devices; `xenpy replay` feeds a capture to another disk.
+"""
+RETRY: Final = 0.1
+EXACT_INTERVAL: Final = 0.05
+PASSIVE_INTERVAL: Final = 0.0005
+
+
+def add_parser(verbs: Verbs) -> None:
+    parser = verbs.add_parser(
+        "tap",
+        help="show what a live ring carries",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("device", metavar="KIND/DOMID/DEVID", help="as `xenpy ls` names it")
+    parser.add_argument("--json", action="store_true", help="lines of JSON, which are a capture")
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", type=Path, help="write a capture there as well"
+    )
+    parser.add_argument("--count", metavar="N", type=int, help="end after so many requests")
+    parser.add_argument("--seconds", metavar="SECONDS", type=seconds, help="end after so long")
+    parser.add_argument(
+        "--wait", metavar="SECONDS", type=seconds, help="for the device to be connected, so long"
+    )
+    parser.add_argument(
+        "--interval", metavar="SECONDS", type=seconds,
+        help=f"between two looks ({EXACT_INTERVAL}; passive: {PASSIVE_INTERVAL})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--passive", action="store_true", help="look at the rings also where a daemon would record"
+    )
+    add_rundir(parser)
+    add_common_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.device.count("/") != 2:
+        raise UsageError(f"{args.device!r} is no KIND/DOMID/DEVID; `xenpy ls` shows them")
+    if args.count is not None and args.count < 1:
+        raise UsageError(f"--count is {args.count}; give 1 or more")
+    with ExitStack() as held:
+        outputs: list[Output] = []
+        if args.output is not None:
+            outputs.append(_writer(held.enter_context(args.output.open("w"))))
+        if args.json:
+            outputs.append(_writer(sys.stdout))
+        elif not args.quiet:
+            outputs.append(_show)
+        return asyncio.run(_tap(args, outputs))
+
+
+async def _tap(args: argparse.Namespace, outputs: Sequence[Output]) -> int:
+    async with _source(args) as source:
+        return await _Tap(args, source, outputs).run()
+
+
+@asynccontextmanager
+async def _source(args: argparse.Namespace) -> AsyncGenerator[Source]:
+    """As soon as there is one, or within `--wait`."""
+    deadline = time.monotonic() + (args.wait or 0.0)
+    async with AsyncExitStack() as held:
+        while True:
+            try:
+                source = await _entered(args, held)
+                break
+            except XenError:
+                if time.monotonic() >= deadline:
+                    raise
+                await asyncio.sleep(RETRY)
+        yield source
+
+
+async def _entered(args: argparse.Namespace, held: AsyncExitStack) -> Source:
+    """Exact if a daemon here serves the device, else passive."""
+    # Here, so that --help is there without the C part.
+    from xenpy.cli.tap_sources import ExactSource, PassiveSource
+    from xenpy.control import ask
+    from xenpy.xenstore import Store
+
+    if not args.passive:
+        try:
+            answer = await asyncio.to_thread(ask, args.device, args.rundir)
+            return await held.enter_async_context(ExactSource(args.device, answer))
+        except XenError as error:
+            if error.errno != errno.ESRCH:
+                raise
+    async with AsyncExitStack() as ours:
+        store = await ours.enter_async_context(Store.open(args.store))
+        interval = args.interval or PASSIVE_INTERVAL
+        passive = await ours.enter_async_context(PassiveSource(args.device, store, interval))
+        held.push_async_exit(ours.pop_all())
+    return passive
+
+
+class _Tap:
+    """From the first record to the last."""
+
+    def __init__(self, args: argparse.Namespace, source: Source, outputs: Sequence[Output]) -> None:
+        self._args = args
+        self._source = source
+        self._outputs = outputs
+        self._decode = _decoder(source.head.driver)
+        self._start = time.monotonic_ns()
+        self._count = 0
+        self._stop = asyncio.Event()
+
+    async def run(self) -> int:
+        from xenpy.capture import tail
+
+        source, head = self._source, self._source.head
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._stop.set)
+        self._put(head.line())
+        print(f"xenpy: {head}", file=sys.stderr, flush=True)
+        over = False
+        while not over and not self._enough():
+            over = self._stop.is_set() or source.over.is_set() or self._late()
+            # Also in the end: what was recorded between the last look and the end.
+            while await self._look() and not over and not self._stop.is_set():
+                pass
+            if not over:
+                await self._pause()
+        self._put(tail(self._count, source.lost, self._passed()))
+        said = f"{self._count} requests, {source.lost} lost, in {self._passed():.1f} s"
+        print(f"xenpy: {said}", file=sys.stderr)
+        return 0
+
+    def _passed(self) -> float:
+        return (time.monotonic_ns() - self._start) / 1e9
+
+    def _enough(self) -> bool:
+        return self._args.count is not None and self._count >= self._args.count
+
+    def _late(self) -> bool:
+        return self._args.seconds is not None and self._passed() >= self._args.seconds
+
+    async def _pause(self) -> None:
+        """Until it is time to look again: a passive look is one itself."""
+        if not self._source.head.exact:
+            return
+        left = self._args.interval or EXACT_INTERVAL
+        if self._args.seconds is not None:
+            left = max(0.0, min(left, self._args.seconds - self._passed()))
+        waiting = [asyncio.ensure_future(one.wait()) for one in (self._stop, self._source.over)]
+        await asyncio.wait(waiting, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        for one in waiting:
+            one.cancel()
+
+    async def _look(self) -> bool:
+        """Whether there was something."""
+        from xenpy.capture import entry
+
+        found = await self._source.look()
+        for ring, record in found:
+            if self._enough():
+                return False
+            self._count += 1
+            fields = self._decode(self._source.head.layout, record)
+            self._put(entry(ring, record, self._start, fields))
+        return bool(found)
+
+    def _put(self, line: Mapping[str, object]) -> None:
+        for output in self._outputs:
+            output(line)
+
+
+def _decoder(driver: str) -> Decode:
+    """The driver's; of one that is not installed here, or a file, only bytes are known."""
+    try:
+        return find_driver(driver).decode
+    except UsageError:
+        return lambda _layout, _record: {}
+
+
+def _writer(file: TextIO) -> Output:
+    def write(line: Mapping[str, object]) -> None:
+        print(json.dumps(line), file=file, flush=True)
+
+    return write
+
+
+def _show(line: Mapping[str, object]) -> None:
+    """A line for people."""
+    if "ring" not in line:
+        return
+    time_, latency = line["time"], line["latency"]
+    assert isinstance(time_, float | int)
+    assert isinstance(latency, float | int)
+    text = f"{time_:12.6f} {line['ring']!s:>2}/{line['index']:<8}"
+    if "op" in line:
+        what = f"{line['op']!s:8}"
+        if line.get("sectors") or line["op"] in ("read", "write"):
+            what += f" {line.get('sectors')!s:>5} sectors at {line.get('sector')}"
+        more = [f"{name} {line[name]}" for name in ("nr_segments", "flag") if name in line]
+        text += f"{what:40} {', '.join(more):16} {line['status']!s:12}"
+    else:
+        text += f"{line['request']} -> {line['response']}"
+    print(f"{text} {latency * 1e3:9.3f} ms", flush=True)
