@@ -25,7 +25,7 @@ from xenpy.runtime import Deferred
 from xenpy.store_insist import STORE_PAUSE
 from xenpy.types import DOM0, DomId, XenbusState
 from xenpy.xenbus import parse_state
-from xenpy.xenstore import Store
+from xenpy.xenstore import Store, Transaction
 
 __all__ = ["KindTakenError", "Service", "claim_kind"]
 
@@ -34,6 +34,9 @@ log = logging.getLogger(__name__)
 MAX_BACKEND_KEYS: Final = 128
 RETRY_DEFERRED: Final = 1.0
 """Seconds between attempts at unmaps that wait for a view to die."""
+SWEEP_DELAY: Final = 0.8
+"""Seconds for a toolstack to see Closed before the directory goes: libxl that misses it says
+"unable to remove device", and one that waits for the directory in vain, for 10 s, says so too."""
 
 
 class KindTakenError(Exception):
@@ -103,6 +106,8 @@ class Service:
         self._xen = xen if xen is not None else NativeXen()
         self.options = options or {}
         self._root = f"/local/domain/{domid}/backend/{kind}"
+        self._sweeps = domid != DOM0
+        self._swept: dict[str, asyncio.Task[None]] = {}
         self._deferred = Deferred()
         self._lives: dict[str, DeviceLife] = {}
         self._tasks: dict[DeviceLife, asyncio.Task[Outcome]] = {}
@@ -143,9 +148,10 @@ class Service:
             # A group of one, nearly always: the store's own error says more than the group.
             raise errors.exceptions[0] from None
         finally:
-            for task in self._tasks.values():
+            for task in (*self._tasks.values(), *self._swept.values()):
                 task.cancel()
             await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+            await asyncio.gather(*self._swept.values(), return_exceptions=True)
 
     async def park(self, timeout: float) -> list[str]:
         """Let go of every device so that the next daemon can take it over as it is.  No
@@ -267,8 +273,10 @@ class Service:
             self._give_up(path, error)
             return
         state = parse_state(keys.get("state"))
-        closed = state is XenbusState.CLOSED and keys.get("online") == "0"
-        if state is XenbusState.UNKNOWN or closed:
+        if state is XenbusState.CLOSED and keys.get("online") == "0":
+            self._sweep_later(path)
+            return
+        if state is XenbusState.UNKNOWN:
             return
         if self._parking:
             return
@@ -328,3 +336,22 @@ class Service:
         else:
             log.info("%s: %s", life.name, task.result().value)
         self._changed.set()
+
+    def _sweep_later(self, path: str) -> None:
+        """In a driver domain: what is closed for good, the toolstack waits for us to remove."""
+        if self._sweeps and not self._parking and path not in self._swept:
+            self._swept[path] = asyncio.create_task(self._sweep(path))
+            self._swept[path].add_done_callback(lambda _: self._swept.pop(path))
+
+    async def _sweep(self, path: str) -> None:
+        await asyncio.sleep(SWEEP_DELAY)
+
+        async def remove(tx: Transaction) -> None:
+            state = parse_state(await tx.get(f"{path}/state"))
+            if state is XenbusState.CLOSED and await tx.get(f"{path}/online") == "0":
+                await tx.rm(path)
+
+        try:
+            await self._store.transact(remove)
+        except OSError as error:
+            log.warning("%s is left as it is: %s", path, error)

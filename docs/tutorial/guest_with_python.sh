@@ -1,12 +1,13 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
-# In dom0, with `xenpy serve block force=1` running: make a guest called $1 that has Python and xenpy.
+# In dom0, with `xenpy serve block force=1` running: make a guest called $1 that has Python and xenpy;
+# more words are more options of `xenvm-guest create`.
 # They are dom0's own: its root file system is the guest's disk, for reading.
 set -e
 root=$(findmnt --noheadings --output SOURCE /)
 # Where xenpy is now: the next `xenvm exec` makes another copy, which the guest does not see.
 here=$(readlink -f /root/xenpy)
-xenvm-guest create "$1" --memory 512
+xenvm-guest create "$@" --memory 512
 # What dom0 has not written yet, the guest does not see.
 fsfreeze -f / && fsfreeze -u /
 xenpy attach block "$(xl domid "$1")" vdev=xvda "target=$root" mode=r
