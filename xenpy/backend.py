@@ -19,12 +19,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from xenpy.runtime import Deferred
-from xenpy.trace import Trace
 from xenpy.types import DOM0, DevId, DomId
 
 if TYPE_CHECKING:
     from xenpy.evtchn import EventChannels
     from xenpy.gnttab import GrantTable
+    from xenpy.trace import Trace
 
 __all__ = [
     "Device", "DeviceContext", "DeviceError", "Keys", "NativeXen", "Recorded", "XenAccess",

@@ -37,6 +37,7 @@ async def serve(
     stats_path: str | None = None,
     reload: Callable[[], Mapping[str, str]] | None = None,
     manager: Manager | None = None,
+    observe: Callable[[Service], None] | None = None,
 ) -> int:
     """Serve until SIGTERM or SIGINT, then park every device.
 
@@ -44,6 +45,7 @@ async def serve(
         reload: called on SIGHUP, for the options of devices that come after that; what it raises,
             an OSError or a ValueError, is logged, and the options stay as they are.
         manager: who is told how it goes; by default whoever started the process.
+        observe: called in the event loop once there is a service, before it serves.
 
     Returns:
         The exit status: 0, or 1 if a device could not be parked.
@@ -57,6 +59,8 @@ async def serve(
             service = Service(
                 store, kind, driver.backend, options=options, domid=await store.domid()
             )
+            if observe is not None:
+                observe(service)
             stop = asyncio.Event()
             loop = asyncio.get_running_loop()
             for number in (signal.SIGTERM, signal.SIGINT):

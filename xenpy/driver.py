@@ -5,13 +5,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from xenpy.attach import DevicePlan
 from xenpy.backend import Device, DeviceContext
-from xenpy.peek import PeekLayout
-from xenpy.trace import TraceRecord
 from xenpy.types import GrantRef
+
+if TYPE_CHECKING:
+    from xenpy.peek import PeekLayout
+    from xenpy.trace import TraceRecord
 
 __all__ = ["Driver", "Peeked", "Value"]
 

@@ -14,7 +14,7 @@ from xenpy.paths import KIND
 __all__ = ["LOG_LEVELS", "ServeConfig", "read"]
 
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
-WORDS: Final = ("driver", "kind", "rundir", "stats", "store", "log")
+WORDS: Final = ("driver", "kind", "rundir", "stats", "store", "log", "metrics")
 FILTERS: Final = "filter"
 """The option that may be a list: each becomes one `--filter`."""
 
@@ -24,7 +24,7 @@ class ServeConfig:
     """What the file says; "" of what it does not.
 
     Attributes:
-        driver, kind, rundir, stats, store: as of `xenpy serve`.
+        driver, kind, rundir, stats, store, metrics: as of `xenpy serve`.
         log: one of `LOG_LEVELS`.
         options: of the driver, as words.
         filters: of every disk, as `--filter` takes them.
@@ -36,6 +36,7 @@ class ServeConfig:
     stats: str = ""
     store: str = ""
     log: str = ""
+    metrics: str = ""
     options: Mapping[str, str] = field(default_factory=dict[str, str])
     filters: tuple[str, ...] = ()
 

@@ -1390,7 +1390,7 @@ TAP_FAULTS: Final = (
         "tap: an answer before its record",
         "drivers/block/engine/engine.c",
         "    if (engine->taken)\n        record(engine, count);\n",
-        "",
+        "    if (engine->taken && !count)\n        record(engine, count);\n",
         f"{ENGINE}::test_what_is_recorded_is_what_the_ring_carried[persistent-file]",
         "exact means that whoever knows that he is answered finds the record",
     ),

@@ -36,7 +36,7 @@ LAYERS: list[set[str]] = [
         "stream_backend", "stream_frontend",
     },
     {"drivers"},
-    {"control", "daemon", "serve_config", "sd_notify", "doctor", "cli"},
+    {"control", "metrics", "daemon", "serve_config", "sd_notify", "doctor", "cli"},
 ]  # fmt: skip
 BESIDE = {"testing", "vm", "__init__"}
 

@@ -9,6 +9,7 @@ import logging
 import re
 import shlex
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -26,6 +27,7 @@ from xenpy.cli.errors import UsageError
 from xenpy.daemon import serve
 from xenpy.driver import Driver
 from xenpy.serve_config import ServeConfig, read
+from xenpy.service import Service
 
 FILTER: Final = "filter"
 NO_CONFIG: Final = ServeConfig()
@@ -102,6 +104,9 @@ def add_daemon_options(parser: argparse.ArgumentParser, default_kind: str) -> No
     parser.add_argument(
         "--stats", metavar="FILE", help="write counters as JSON there on SIGUSR1 and at the end"
     )
+    parser.add_argument(
+        "--metrics", metavar="[ADDRESS:]PORT", help="serve counters to Prometheus there, by HTTP"
+    )
 
 
 def options_of(
@@ -147,8 +152,29 @@ def serve_as_told(
             rundir=args.rundir or config.rundir or RUNDIR,
             stats_path=args.stats or config.stats or None,
             reload=reload,
+            observe=_observer(args.metrics or config.metrics),
         )
     )
+
+
+def _observer(address: str) -> Callable[[Service], None] | None:
+    """What serves metrics, if somebody asks for them.
+
+    Raises:
+        UsageError: that is no address, or prometheus_client is not installed.
+    """
+    if not address:
+        return None
+    try:
+        from xenpy.metrics import parse_address, start
+    except ImportError as error:
+        raise UsageError(
+            "metrics need the package prometheus_client (Debian: python3-prometheus-client): "
+            f"{error}"
+        ) from error
+    with wrong_usage():
+        place = parse_address(address)
+    return partial(start, address=place)
 
 
 def run(args: argparse.Namespace) -> int:
