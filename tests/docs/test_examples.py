@@ -56,7 +56,8 @@ SPOKEN = {"c", "console", "mermaid", "python", "text", "toml"}
 DIRECTIVES = ("{toctree}", "{literalinclude}")
 UNCHECKED = {
     "!", "cat", "cd", "cmp", "echo", "grep", "head", "kill", "mkdir", "modprobe", "qemu-img",
-    "qemu-nbd", "tar", "truncate", "until", "vagrant", "wait", "xenstore-read", "xl",
+    "qemu-nbd", "sudo", "systemctl", "tar", "truncate", "until", "vagrant", "wait",
+    "xenstore-read", "xentop", "xl",
 }  # fmt: skip
 """Commands that are not ours; tests/vm, tests/xen and test_store_pages type them in."""
 SETTING_UP = ("python3 -m venv .venv", ".venv/bin/", "sudo apt-get install ")

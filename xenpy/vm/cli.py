@@ -168,6 +168,9 @@ def _add_machine_options(sub: argparse.ArgumentParser) -> None:
         default="xenstored",
         help="who serves XenStore",
     )
+    machine.add_argument(
+        "--init", choices=["busybox", "systemd"], default="busybox", help="dom0's process 1"
+    )
     machine.add_argument("--memory", type=_positive, default=4096, metavar="MIB", help="(4096)")
     machine.add_argument("--cpus", type=_positive, default=1, metavar="N", help="Xen's (1)")
     machine.add_argument(
@@ -189,7 +192,10 @@ def _context(arguments: argparse.Namespace) -> Context:
     context = Context(cache=Cache(), name=getattr(arguments, "name", DEFAULT_NAME))
     context.release_name = getattr(arguments, "release", None)
     if hasattr(arguments, "icount"):
-        machine = Machine(store=arguments.store, memory=arguments.memory, cpus=arguments.cpus)
+        machine = Machine(
+            store=arguments.store, init=arguments.init, memory=arguments.memory,
+            cpus=arguments.cpus,
+        )  # fmt: skip
         measures = arguments.verb == "bench"
         if measures and arguments.benchmark is not None:
             machine = benchmarks.machine(machine)

@@ -31,7 +31,8 @@ PACKAGES = (
     "e2fsprogs", "iproute2", "kmod", "procps", "util-linux", "mount", "sudo",
     # what tests and drivers are run with
     "python3", "python3-cffi", "python3-pyxs", "python3-pytest", "python3-pytest-timeout",
-    "python3-hypothesis", "python3-libnbd", "qemu-utils", "fio", "strace", "dmsetup",
+    "python3-hypothesis", "python3-libnbd", "python3-prometheus-client", "qemu-utils", "fio",
+    "strace", "dmsetup", "systemd",
     # the rival of the benchmark: libxl runs it for backendtype=qdisk
     "qemu-system-xen",
     # what xenpy's C part is built with, in a chroot of the same tree

@@ -6,6 +6,7 @@
     trixie     the rest of tests/xen, one machine of one CPU per release
     bookworm
     oxenstored tests/xen as far as marked `oxenstored_too`, under the other xenstored
+    systemd    tests/xen as far as marked `systemd`, in a dom0 that it has booted
     host       tests/unit, abi, drivers, lint, docs: on this machine, no Xen
     vm         the rest of tests/vm: the harness itself, from outside
     bench      the gates of `xenvm bench block` and `bench streams`, under --all
@@ -149,7 +150,8 @@ def _run_lanes(context: Context, arguments: argparse.Namespace, selection: Selec
                 one.prepare()
             first = contexts[0]
             one_cpu = first.machine.cpus == 1
-            marks = ["not smp"] if one_cpu else []
+            plain = first.machine.init == "busybox"
+            marks = [*(["not smp"] if one_cpu else []), *(["not systemd"] if plain else [])]
             lanes.append(partial(runner.in_dom0, first, paths, *marks))
             # What takes long tells the same on each release.
             marks.append("not long")
@@ -161,6 +163,9 @@ def _run_lanes(context: Context, arguments: argparse.Namespace, selection: Selec
                 other = replace(first, machine=replace(first.machine, store="oxenstored"))
                 some = ("oxenstored_too", "not long")
                 lanes.append(partial(runner.in_dom0, other, paths, *some, lane="oxenstored"))
+                if plain:
+                    booted = replace(first, machine=replace(first.machine, init="systemd"))
+                    lanes.append(partial(runner.in_dom0, booted, paths, "systemd", lane="systemd"))
         harness, here = selection.below(VM_TESTS), runner.host_paths()
         marks = ["not alone"] if arguments.all else []
         if arguments.all:

@@ -42,6 +42,7 @@ class Machine:
         accelerator: "tcg" or "kvm".
         icount: count instructions instead of time, for measuring.
         store: the daemon that serves XenStore, "xenstored" or "oxenstored".
+        init: dom0's process 1, "busybox" or "systemd", which takes ten seconds more.
         memory: MiB in all; dom0 gets `dom0_memory` of them.
         cpus: Xen's.  One is the default, for an emulated machine is no slower with it and the
             host keeps the other: a second virtual CPU mostly spins for the locks of the first,
@@ -54,6 +55,7 @@ class Machine:
     accelerator: str = "tcg"
     icount: bool = False
     store: str = "xenstored"
+    init: str = "busybox"
     memory: int = 4096
     dom0_memory: int = 1536
     cpus: int = 1
@@ -98,7 +100,8 @@ class Machine:
         """dom0's kernel arguments."""
         return " ".join(
             [f"root={self.root}", "console=hvc0", "panic=1", "mitigations=off", "nokaslr", "quiet",
-             "loglevel=4", f"xenvm.store={self.store}", *self.kernel_arguments]
+             "loglevel=4", f"xenvm.store={self.store}", f"xenvm.init={self.init}",
+             *self.kernel_arguments]
         )  # fmt: skip
 
 

@@ -86,6 +86,8 @@ class Tree:
         for name in ("poweroff", "reboot", "halt"):
             self.busybox(f"/usr/sbin/{name}")
         self.put("/etc/inittab", (data / "inittab").read_bytes())
+        for name in ("xenvm.target", "xenvm-heartbeat.service"):
+            self.put(f"/etc/systemd/system/{name}", (data / name).read_bytes())
         self.put("/etc/modprobe.d/xenvm.conf", (data / "modprobe.conf").read_bytes())
         self.put("/etc/xenvm/xen-version", self.release.xen + "\n")
         self.put("/etc/xenvm/sshd_config", (data / "sshd_config").read_bytes())
