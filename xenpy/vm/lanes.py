@@ -6,7 +6,7 @@
     trixie     the rest of tests/xen, one machine of one CPU per release
     bookworm
     oxenstored tests/xen as far as marked `oxenstored_too`, under the other xenstored
-    systemd    tests/xen as far as marked `systemd`, in a dom0 that it has booted
+    systemd    tests/systemd, in a dom0 that it has booted
     host       tests/unit, abi, drivers, lint, docs: on this machine, no Xen
     vm         the rest of tests/vm: the harness itself, from outside
     bench      the gates of `xenvm bench block` and `bench streams`, under --all
@@ -69,7 +69,7 @@ examples:
 NOTHING_COLLECTED = 5
 """pytest's exit status when no test was selected."""
 JUNIT_IN_DOM0 = "/run/xenvm/junit.xml"
-XEN_TESTS, VM_TESTS = "tests/xen", "tests/vm"
+XEN_TESTS, SYSTEMD_TESTS, VM_TESTS = "tests/xen", "tests/systemd", "tests/vm"
 LANE_LIMIT, LONG_LANE_LIMIT = 45 * 60.0, 150 * 60.0
 """Seconds for one lane: pytest's own limits do not help a process that sleeps in the kernel."""
 BENCH_ROUNDS = 3
@@ -150,8 +150,7 @@ def _run_lanes(context: Context, arguments: argparse.Namespace, selection: Selec
                 one.prepare()
             first = contexts[0]
             one_cpu = first.machine.cpus == 1
-            plain = first.machine.init == "busybox"
-            marks = [*(["not smp"] if one_cpu else []), *(["not systemd"] if plain else [])]
+            marks = ["not smp"] if one_cpu else []
             lanes.append(partial(runner.in_dom0, first, paths, *marks))
             # What takes long tells the same on each release.
             marks.append("not long")
@@ -163,9 +162,12 @@ def _run_lanes(context: Context, arguments: argparse.Namespace, selection: Selec
                 other = replace(first, machine=replace(first.machine, store="oxenstored"))
                 some = ("oxenstored_too", "not long")
                 lanes.append(partial(runner.in_dom0, other, paths, *some, lane="oxenstored"))
-                if plain:
-                    booted = replace(first, machine=replace(first.machine, init="systemd"))
-                    lanes.append(partial(runner.in_dom0, booted, paths, "systemd", lane="systemd"))
+        narrowed = arguments.fast or (arguments.release and not selection.paths)
+        if (paths := selection.below(SYSTEMD_TESTS)) and not narrowed:
+            plain = runner.context.with_release(releases[0])
+            plain.prepare()
+            booted = replace(plain, machine=replace(plain.machine, init="systemd"))
+            lanes.append(partial(runner.in_dom0, booted, paths, lane="systemd"))
         harness, here = selection.below(VM_TESTS), runner.host_paths()
         marks = ["not alone"] if arguments.all else []
         if arguments.all:
@@ -227,7 +229,7 @@ class Runner:
 
     def host_paths(self) -> list[str]:
         """The tests that need no Xen: everything below tests/ that is in no other lane."""
-        others = {XEN_TESTS, VM_TESTS, "tests/conformance"}
+        others = {XEN_TESTS, SYSTEMD_TESTS, VM_TESTS, "tests/conformance"}
         names = sorted(
             f"tests/{entry.name}" for entry in (self.tree / "tests").iterdir() if entry.is_dir()
         )

@@ -297,11 +297,13 @@ EVERYWHERE = [
     ("trixie", 1, "xenstored", ("not smp",)),
     ("bookworm", 1, "xenstored", ("not smp", "not long")),
     ("oxenstored", 1, "oxenstored", ("oxenstored_too", "not long")),
+    ("systemd", 1, "xenstored", ()),
 ]
 ON_TWO_CPUS = [
     ("trixie", 2, "xenstored", ()),
     ("bookworm", 2, "xenstored", ("not long",)),
     ("oxenstored", 2, "oxenstored", ("oxenstored_too", "not long")),
+    ("systemd", 2, "xenstored", ()),
 ]
 
 

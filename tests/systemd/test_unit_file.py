@@ -18,8 +18,6 @@ from conformance.daemon_process import PATIENCE
 from conformance.dom0_disk import attached
 from xenpy.vm import disk
 
-pytestmark = pytest.mark.systemd
-
 UNIT_FILE = Path(xenpy.__file__).with_name("data") / "xenpy@.service"
 SYSTEM = Path("/etc/systemd/system")
 UNIT = "xenpy@block.service"
