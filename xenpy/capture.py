@@ -1,24 +1,32 @@
 # SPDX-License-Identifier: MIT
-"""A capture: what `xenpy tap` writes and `xenpy replay` reads.
+"""A capture: what `xenpy tap` writes, and it and `xenpy replay` read.
 
-Lines of JSON, so that jq and grep read it as well: a head, a line for each request in the order in
-which they were answered, an end.  A capture without its end was cut off.
+A line of JSON, the head; then chunks, each a ring's number, a count and so many records as they
+were in memory (`trace.RECORD`); then a chunk that is none, with a line of JSON: how it ended.
+Nothing is decoded while it is written, which costs more than to serve the request.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import struct
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from typing import IO, Final
 
 from xenpy.driver import Value
-from xenpy.trace import REQUEST_LIMIT, TraceRecord
+from xenpy.trace import RECORD, REQUEST_LIMIT, RESPONSE_LIMIT, TraceRecord
 
-__all__ = ["Captured", "Head", "entry", "read", "tail"]
+__all__ = ["Capture", "Head", "Tail", "Writer", "entry"]
 
 VERSION: Final = 1
-LINE_LIMIT: Final = 1 << 16
+HEAD_LIMIT: Final = 4096
+CHUNK: Final = struct.Struct("<II")
+"""A ring's number, and how many records follow."""
+NO_RING: Final = 0xFFFF_FFFF
+"""In the last chunk, whose count is the length of the tail."""
+RECORDS_LIMIT: Final = 1 << 16
+"""Of one chunk."""
 NANOSECONDS: Final = 1e9
 
 
@@ -31,6 +39,7 @@ class Head:
         driver: what `xenpy serve` calls the driver.
         layout: see `backend.Recorded`.
         rings: how many.
+        start: ns of CLOCK_MONOTONIC: when it began.
         exact: the engine recorded.  Otherwise somebody looked at the ring now and then.
         interval: between two looks, in seconds; None if it is exact.
     """
@@ -39,6 +48,7 @@ class Head:
     driver: str
     layout: str
     rings: int
+    start: int = 0
     exact: bool = True
     interval: float | None = None
 
@@ -48,35 +58,40 @@ class Head:
         return f"{self.device}: {rings}, {how}"
 
     def line(self) -> Mapping[str, object]:
-        return {
-            "capture": VERSION, "device": self.device, "driver": self.driver,
-            "layout": self.layout, "rings": self.rings, "exact": self.exact,
-            "interval": self.interval,
-        }  # fmt: skip
+        """As JSON has it."""
+        return {"capture": VERSION, **asdict(self)}
 
 
 @dataclass(frozen=True, slots=True)
-class Captured:
-    """A request and its answer.
+class Tail:
+    """How a capture ended.
 
     Attributes:
-        ring: its number.
-        time: seconds from the start of the capture to when the request was taken.
-        fields: what `Driver.decode` said.
+        requests: in it.
+        lost: those that are not.
+        seconds: from its start.
     """
 
-    ring: int
-    time: float
-    fields: Mapping[str, object]
+    requests: int
+    lost: int
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"{self.requests} requests, {self.lost} lost, in {self.seconds:.1f} s"
+
+    def line(self) -> Mapping[str, object]:
+        """As JSON has it."""
+        return {"end": True, **asdict(self), "seconds": round(self.seconds, 3)}
 
 
 def entry(
     ring: int, record: TraceRecord, start: int, fields: Mapping[str, Value]
 ) -> Mapping[str, object]:
-    """The line of one request.
+    """One request as JSON has it.
 
     Args:
-        start: ns of CLOCK_MONOTONIC at the start of the capture.
+        start: of the capture.
+        fields: what `Driver.decode` says.
     """
     return {
         "ring": ring,
@@ -85,57 +100,91 @@ def entry(
         "latency": round((record.answered - record.taken) / NANOSECONDS, 9),
         **fields,
         "request": record.request[: min(record.request_size, REQUEST_LIMIT)].hex(),
-        "response": record.response[: record.response_size].hex(),
+        "response": record.response[: min(record.response_size, RESPONSE_LIMIT)].hex(),
     }
 
 
-def tail(requests: int, lost: int, seconds: float) -> Mapping[str, object]:
-    """The last line."""
-    return {"end": True, "requests": requests, "lost": lost, "seconds": round(seconds, 3)}
+class Writer:
+    """Writes a capture, head first; `end` is the caller's to call."""
+
+    def __init__(self, file: IO[bytes], head: Head) -> None:
+        self._file = file
+        file.write(json.dumps(head.line()).encode() + b"\n")
+
+    def add(self, ring: int, records: bytes | memoryview) -> None:
+        """Records of a ring, one after the other."""
+        self._file.write(CHUNK.pack(ring, len(records) // RECORD.size))
+        self._file.write(records)
+
+    def end(self, tail: Tail) -> None:
+        text = json.dumps(tail.line()).encode() + b"\n"
+        self._file.write(CHUNK.pack(NO_RING, len(text)) + text)
+        self._file.flush()
 
 
-def read(file: IO[str]) -> tuple[Head, Sequence[Captured], Mapping[str, object]]:
-    """A whole capture: its head, its requests in the order of the file, and its last line.
+class Capture:
+    """A capture that is read.
+
+    Attributes:
+        head: as it was written.
+        tail: once all records have been read.
 
     Raises:
-        ValueError: it is none, or was cut off; the text says where.
+        ValueError: that is no capture; the text says why.  So does reading to the end, if it was
+            cut off.
     """
-    lines = _objects(file)
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.head = _head(file.readline(HEAD_LIMIT))
+        self.tail: Tail | None = None
+
+    def __iter__(self) -> Iterator[tuple[int, TraceRecord]]:
+        """The ring and the record of each request, in the order in which they were written."""
+        for ring, content in self.chunks():
+            for row in RECORD.iter_unpack(content):
+                yield ring, TraceRecord._make(row)
+
+    def chunks(self) -> Generator[tuple[int, bytes]]:
+        """The ring and the records of each chunk."""
+        while True:
+            ring, count = CHUNK.unpack(self._exactly(CHUNK.size))
+            if ring == NO_RING:
+                self.tail = _tail(self._exactly(min(count, HEAD_LIMIT)))
+                return
+            if ring >= self.head.rings or not 0 < count <= RECORDS_LIMIT:
+                raise ValueError(f"{count} records of ring {ring}, in a capture of {self.head}")
+            yield ring, self._exactly(count * RECORD.size)
+
+    def _exactly(self, count: int) -> bytes:
+        content = self._file.read(count)
+        if len(content) < count:
+            raise ValueError("the capture has no end: it was cut off")
+        return content
+
+
+def _object(line: bytes) -> object:
     try:
-        head = _head(next(lines))
-    except StopIteration:
-        raise ValueError("an empty file is no capture") from None
-    requests: list[Captured] = []
-    for number, line in enumerate(lines, 2):
-        if "end" in line:
-            return head, requests, line
-        requests.append(_request(number, line))
-    raise ValueError(f"the capture has no end after {len(requests)} requests: it was cut off")
+        return json.loads(line)
+    except ValueError:
+        return None
 
 
-def _objects(file: Iterable[str]) -> Generator[dict[str, object]]:
-    for number, text in enumerate(file, 1):
-        try:
-            found: object = json.loads(text) if len(text) <= LINE_LIMIT else None
-        except ValueError:
-            found = None
-        if not isinstance(found, dict):
-            raise ValueError(f"line {number} is no line of a capture")
-        yield found
+def _head(line: bytes) -> Head:
+    match _object(line):
+        case {
+            "capture": int(version), "device": str(device), "driver": str(driver),
+            "layout": str(layout), "rings": int(rings), "start": int(start),
+            "exact": bool(exact), "interval": float() | None as interval,
+        } if version == VERSION and 0 < rings < NO_RING:  # fmt: skip
+            return Head(device, driver, layout, rings, start, exact, interval)
+        case _:
+            raise ValueError("that is no capture, or one of another version of xenpy")
 
 
-def _head(line: Mapping[str, object]) -> Head:
-    if line.get("capture") != VERSION:
-        raise ValueError("line 1 is no head of a capture that this xenpy reads")
-    rings = line.get("rings")
-    if not isinstance(rings, int):
-        raise ValueError("line 1 says no number of rings")
-    device, driver, layout = (str(line.get(name, "")) for name in ("device", "driver", "layout"))
-    return Head(device, driver, layout, rings, exact=line.get("exact") is True)
-
-
-def _request(number: int, line: Mapping[str, object]) -> Captured:
-    ring, time = line.get("ring"), line.get("time")
-    if not isinstance(ring, int) or not isinstance(time, int | float):
-        raise ValueError(f"line {number} is no request of a capture")
-    return Captured(ring, float(time), line)
+def _tail(line: bytes) -> Tail:
+    match _object(line):
+        case {"requests": int(requests), "lost": int(lost), "seconds": float(seconds)}:
+            return Tail(requests, lost, seconds)
+        case _:
+            raise ValueError("the capture's end makes no sense")

@@ -17,12 +17,15 @@ from xenpy._ffi.stable import ffi, lib
 from xenpy.errors import XenError
 from xenpy.memory import LocalMemory
 
-__all__ = ["REQUEST_LIMIT", "Trace", "TraceReader", "TraceRecord"]
+__all__ = [
+    "RECORD", "REQUEST_LIMIT", "RESPONSE_LIMIT", "Trace", "TraceReader", "TraceRecord",
+]  # fmt: skip
 
 RECORD: Final = struct.Struct("=QQQIHH112s16s")
 """struct xenpy_trace_record."""
 REQUEST_LIMIT: Final = 112
-"""Bytes of a request that a record keeps."""
+RESPONSE_LIMIT: Final = 16
+"""Bytes of a request, and of a response, that a record keeps."""
 READ_LIMIT: Final = 512
 """Records copied out in one call."""
 
@@ -36,7 +39,7 @@ class TraceRecord(NamedTuple):
         detail: what the driver knows beside the message.
         position: of the request in the ring: its index, modulo 2^32.
         request_size, response_size: of the messages in the ring, of which the first `REQUEST_LIMIT`
-            and 16 bytes are here.
+            and `RESPONSE_LIMIT` bytes are here.
         request, response: private copies.  What the other side wrote is as it wrote it.
     """
 
@@ -150,11 +153,14 @@ class TraceReader:
 
     def read(self) -> list[TraceRecord]:
         """At most `READ_LIMIT` records, in the order in which they were answered."""
+        return [TraceRecord._make(row) for row in RECORD.iter_unpack(self.read_raw())]
+
+    def read_raw(self) -> memoryview:
+        """As `read`, the records as they are in memory; good until the next call."""
         before = self._next[0]
         count = lib.xenpy_trace_read(self._head, self._next, self._out, READ_LIMIT)
         self.lost += self._next[0] - before - count
-        content = self._bytes[: count * RECORD.size]
-        return [TraceRecord._make(row) for row in RECORD.iter_unpack(content)]
+        return self._bytes[: count * RECORD.size]
 
     def close(self) -> None:
         """Harmless when closed."""

@@ -13,33 +13,58 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from xenpy.capture import Captured
+from xenpy.driver import Value
 from xenpy.drivers.block.front import BlockDevice
 from xenpy.drivers.block.front_queue import Shape
 from xenpy.drivers.block.protocol import (
+    ABI_NATIVE,
+    ABIS,
     MAX_INDIRECT_SEGMENTS,
     MAX_SEGMENTS,
     OP_DISCARD,
+    OP_INDIRECT,
     RSP_EOPNOTSUPP,
     RSP_ERROR,
     RSP_OKAY,
+    SEGMENT_SIZE,
+    Abi,
 )
-from xenpy.drivers.block.trace_text import OPERATIONS, STATUSES
+from xenpy.drivers.block.trace_text import STATUSES, decode
 from xenpy.errors import XenError
+from xenpy.trace import TraceRecord
 
-__all__ = ["Difference", "Replayed", "replay", "shape_of", "writes"]
+__all__ = ["Difference", "Replayed", "Wanted", "replay", "wanted"]
 
-NUMBERS: Final = {name: number for number, name in OPERATIONS.items()}
+NANOSECONDS: Final = 1e9
 SECTORS_OF_PAGE: Final = 8
 STATUS_OF: Final = {errno.EIO: RSP_ERROR, errno.EOPNOTSUPP: RSP_EOPNOTSUPP}
 EXAMPLES: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
+class Wanted:
+    """What to ask for, and what to expect.
+
+    Attributes:
+        taken: when the captured one was, in ns.
+        fields: what `trace_text.decode` said of it.
+    """
+
+    taken: int
+    shape: Shape
+    fields: Mapping[str, Value]
+
+    @property
+    def writes(self) -> bool:
+        """Whether it changes what is on the disk."""
+        return self.fields["op"] in ("write", "barrier", "discard")
+
+
+@dataclass(frozen=True, slots=True)
 class Difference:
     """A request that was answered in another way than in the capture."""
 
-    request: Captured
+    request: Wanted
     status: str
 
 
@@ -59,49 +84,35 @@ class Replayed:
     seconds: float = 0.0
 
 
-def _number(fields: Mapping[str, object], name: str, limit: int) -> int:
-    value = fields.get(name, 0)
-    if not isinstance(value, int) or not 0 <= value < limit:
-        raise ValueError(f"{name} is {value!r}")
-    return value
+def wanted(layout: str, record: TraceRecord) -> Wanted:
+    """What a record asks for.
 
-
-def shape_of(request: Captured) -> Shape:
-    """What to put into a ring.
+    Args:
+        layout: of its capture.
 
     Raises:
-        ValueError: the line is no request to a disk.
+        ValueError: it is a request that no frontend of ours can make.
     """
-    fields = request.fields
-    op = str(fields.get("op"))
-    number = op.removeprefix("operation-")
-    if op not in NUMBERS and not (number.isdecimal() and int(number) < 256):
-        raise ValueError(f"op is {op[:40]!r}")
-    operation = NUMBERS[op] if op in NUMBERS else int(number)
-    sector = _number(fields, "sector", 1 << 64)
-    sectors = _number(fields, "sectors", 1 << 64)
+    fields = decode(layout, record)
+    return Wanted(record.taken, _shape(record, ABIS.get(layout, ABI_NATIVE)), fields)
+
+
+def _shape(record: TraceRecord, abi: Abi) -> Shape:
+    slot = record.request
+    operation, count, _, _, sector = abi.header.unpack(slot)
     if operation == OP_DISCARD:
-        flag = _number(fields, "flag", 256)
+        _, flag, _, _, _, sectors = abi.discard.unpack(slot)
         return Shape(operation, sector, sectors=sectors, flag=flag)
-    count = _number(fields, "nr_segments", 1 << 16)
-    if "indirect" in fields:
+    if operation == OP_INDIRECT:
+        _, operation, count, _, sector, *_ = abi.indirect.unpack(slot)
         if count > MAX_INDIRECT_SEGMENTS:
             # Refused as more than was offered; a frontend of ours has not the pages either.
-            raise ValueError(f"{count} segments of an indirect request")
-        return Shape(operation, sector, _spread(sectors, count), count, indirect=True)
-    return Shape(operation, sector, _spans(fields.get("segments")), count)
-
-
-def _spans(segments: object) -> Sequence[tuple[int, int]]:
-    rows: Sequence[object] = segments if isinstance(segments, list) else ()
-    spans: list[tuple[int, int]] = []
-    for row in rows[:MAX_SEGMENTS]:
-        match row:
-            case [int(), int(first), int(last)] if 0 <= first < 256 and 0 <= last < 256:
-                spans.append((first, last))
-            case _:
-                raise ValueError(f"a segment is {row!r}")
-    return spans
+            raise ValueError(f"request {record.position} has {count} indirect segments")
+        spans = _spread(record.detail, count)
+        return Shape(operation, sector, spans, count, indirect=True)
+    end = abi.header.size + min(count, MAX_SEGMENTS) * SEGMENT_SIZE
+    parts = abi.segment.iter_unpack(slot[abi.header.size : end])
+    return Shape(operation, sector, [(first, last) for _, first, last in parts], count)
 
 
 def _spread(sectors: int, count: int) -> Sequence[tuple[int, int]]:
@@ -114,13 +125,8 @@ def _spread(sectors: int, count: int) -> Sequence[tuple[int, int]]:
     return spans
 
 
-def writes(requests: Sequence[Captured]) -> bool:
-    """Whether any of them changes what is on the disk."""
-    return any(one.fields.get("op") in ("write", "barrier", "discard") for one in requests)
-
-
 async def replay(
-    disk: BlockDevice, requests: Sequence[Captured], *, depth: int, pace: bool
+    disk: BlockDevice, requests: Sequence[Wanted], *, depth: int, pace: bool
 ) -> Replayed:
     """Ask for all of them, in the order in which they were taken.
 
@@ -129,30 +135,28 @@ async def replay(
         pace: not before the time at which each was taken.
 
     Raises:
-        ValueError: one of them is no request to a disk; nothing of it was asked for.
         XenError, PeerError: as `BlockDevice`: the disk is gone.
     """
-    shapes = [shape_of(request) for request in requests]
-    order = sorted(range(len(requests)), key=lambda number: requests[number].time)
+    order = sorted(requests, key=lambda request: request.taken)
     loop = asyncio.get_running_loop()
     room = asyncio.Semaphore(depth)
     done = Replayed()
     begin = loop.time()
-    zero = requests[order[0]].time if order else 0.0
 
-    async def answered(number: int, answer: asyncio.Future[None]) -> None:
+    async def answered(request: Wanted, answer: asyncio.Future[None]) -> None:
         try:
-            _compare(done, requests[number], await _status(answer))
+            _compare(done, request, await _status(answer))
         finally:
             room.release()
 
     async with asyncio.TaskGroup() as group:
-        for number in order:
+        for request in order:
             if pace:
-                await asyncio.sleep(begin + requests[number].time - zero - loop.time())
+                passed = (request.taken - order[0].taken) / NANOSECONDS
+                await asyncio.sleep(begin + passed - loop.time())
             await room.acquire()
-            answer = await disk.front.link.idlest().repeat(shapes[number])
-            group.create_task(answered(number, answer))
+            answer = await disk.front.link.idlest().repeat(request.shape)
+            group.create_task(answered(request, answer))
     done.seconds = loop.time() - begin
     return done
 
@@ -167,9 +171,9 @@ async def _status(answer: asyncio.Future[None]) -> int:
     return RSP_OKAY
 
 
-def _compare(done: Replayed, request: Captured, status: int) -> None:
+def _compare(done: Replayed, request: Wanted, status: int) -> None:
     done.requests += 1
-    if STATUSES[status] == request.fields.get("status"):
+    if STATUSES[status] == request.fields["status"]:
         done.same += 1
     elif len(done.examples) < EXAMPLES:
         done.examples.append(Difference(request, STATUSES[status]))

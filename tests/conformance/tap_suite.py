@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import io
-import json
 import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -29,19 +28,19 @@ from conformance.block_front_suite import (
 )
 from conformance.framework_front import KIND, FrameworkEnvironment
 from conformance.model_backend import OFFERS, ModelBackend
-from xenpy.capture import Head, entry, read, tail
+from xenpy.capture import Capture, Head, Tail, Writer, entry
 from xenpy.control import CLIENTS_LIMIT, Answer, Control, ask
 from xenpy.drivers.block.back import BlockBackend
 from xenpy.drivers.block.front import BlockDevice
 from xenpy.drivers.block.front_link import Wishes
 from xenpy.drivers.block.front_queue import Shape
 from xenpy.drivers.block.protocol import OP_DISCARD, OP_READ, OP_WRITE
-from xenpy.drivers.block.replay import replay
+from xenpy.drivers.block.replay import Wanted, replay, wanted
 from xenpy.drivers.block.trace_text import decode, peek
 from xenpy.errors import XenError
 from xenpy.passive_tap import PassiveTap
 from xenpy.service import Service
-from xenpy.trace import TraceReader
+from xenpy.trace import RECORD, TraceReader
 from xenpy.types import PAGE_SIZE
 from xenpy.xenstore import Store
 
@@ -269,14 +268,23 @@ async def test_a_tap_ends_with_the_connection(
         assert len(tap.lines()) == 1, "what was recorded before the end is still there"
 
 
-def capture(tap: Tap) -> io.StringIO:
-    file = io.StringIO()
+def captured(tap: Tap) -> tuple[Capture, list[Wanted]]:
+    """Written to a file, and read again."""
+    file = io.BytesIO()
     head = Head("vbd3/1/51712", "block", tap.answer.layout, tap.answer.rings)
-    lines = tap.lines()
-    for line in (head.line(), *lines, tail(len(lines), tap.lost(), 1.0)):
-        print(json.dumps(line), file=file)
+    writer = Writer(file, head)
+    count = 0
+    for ring, reader in enumerate(tap.readers):
+        while records := reader.read_raw():
+            writer.add(ring, records)
+            count += len(records) // RECORD.size
+    writer.end(Tail(count, tap.lost(), 1.0))
     file.seek(0)
-    return file
+    capture = Capture(file)
+    assert capture.head == head
+    requests = [wanted(capture.head.layout, record) for _, record in capture]
+    assert capture.tail == Tail(len(requests), 0, 1.0)
+    return capture, requests
 
 
 @acted
@@ -290,8 +298,8 @@ async def test_a_capture_is_answered_the_same_by_another_disk(
         ):
             await work(disk)
             await disk.barrier()
-            head, requests, end = read(capture(tap))
-        assert (head.exact, end["requests"]) == (True, len(EXPECTED) + 1)
+            capture, requests = captured(tap)
+        assert (capture.head.exact, len(requests)) == (True, len(EXPECTED) + 1)
         async with our_disk(daemon, tmp_path / "other.img") as (nodes, disk):
             async with tapped(daemon, nodes) as tap:
                 done = await replay(disk, requests, depth=1, pace=False)

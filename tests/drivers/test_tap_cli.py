@@ -18,7 +18,6 @@ import pytest
 from conformance.block_front import PATIENCE
 from conformance.fake_framework import FakeFramework, env
 from conformance.served_disk import Served, offers, served
-from xenpy.capture import read
 from xenpy.cli.main import EXIT_FAILED, EXIT_NO_XEN, EXIT_USAGE, main
 from xenpy.control import Answer
 from xenpy.drivers.block.protocol import ABI_X86_64, OP_FLUSH_DISKCACHE, OP_READ, OP_WRITE
@@ -95,39 +94,65 @@ def work(tapped: Tapped) -> None:
     tapped.put(OP_FLUSH_DISKCACHE, 0)
 
 
-def test_a_line_for_each_request(
-    tapped: Tapped, later: Later, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    file = tmp_path / "disk.capture"
-
-    def act() -> None:
-        work(tapped)
-        tapped.trace.close()
-
-    later(act)
-    assert main(["tap", DEVICE, "--output", str(file)]) == 0
-    out, err = capsys.readouterr()
+def check_lines(out: str) -> None:
     first, second, third = out.splitlines()
     assert first.split()[1:8] == ["0/2048", "read", "8", "sectors", "at", "2048", "nr_segments"]
     assert " okay " in first
     assert " error " in second
     assert third.split()[2:6] == ["flush", "nr_segments", "0", "okay"]
+
+
+def test_a_line_for_each_request(
+    tapped: Tapped, later: Later, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def act() -> None:
+        work(tapped)
+        tapped.trace.close()
+
+    later(act)
+    assert main(["tap", DEVICE]) == 0
+    out, err = capsys.readouterr()
+    check_lines(out)
+    assert "vbd3/1/51712: 1 ring, exact" in err
     assert "3 requests, 0 lost, in " in err
-    with file.open() as content:
-        head, requests, end = read(content)
-    assert (head.device, head.rings, head.exact) == (DEVICE, 1, True)
-    assert [one.fields["op"] for one in requests] == ["read", "write", "flush"]
-    assert (end["requests"], end["lost"]) == (3, 0)
 
 
-def test_json_is_a_capture(
+def test_json_is_a_line_for_each_as_well(
     tapped: Tapped, later: Later, capsys: pytest.CaptureFixture[str]
 ) -> None:
     later(lambda: work(tapped))
     assert main(["tap", DEVICE, "--json", "--count", "2"]) == 0
-    _, requests, end = read(io.StringIO(capsys.readouterr().out))
-    assert [one.fields["status"] for one in requests] == ["okay", "error"]
+    head, *requests, end = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (head["device"], head["rings"], head["exact"]) == (DEVICE, 1, True)
+    assert [one["status"] for one in requests] == ["okay", "error"]
+    assert (end["requests"], end["lost"]) == (2, 0)
+
+
+def test_a_capture_is_shown_as_what_it_was_made_of(
+    capture: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main(["tap", "--read", str(capture)]) == 0
+    out, err = capsys.readouterr()
+    check_lines(out)
+    assert "3 requests, 0 lost, in " in err
+    # A part of it, and that as JSON.
+    part = tmp_path / "part"
+    assert main(["tap", "--read", str(capture), "--count", "2", "--write", str(part)]) == 0
+    capsys.readouterr()
+    assert main(["tap", "--read", str(part), "--json"]) == 0
+    _, *requests, end = map(json.loads, capsys.readouterr().out.splitlines())
+    assert [one["op"] for one in requests] == ["read", "write"]
     assert end["requests"] == 2
+
+
+def test_a_capture_that_was_cut_off_is_shown_so_far(
+    capture: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capture.write_bytes(capture.read_bytes()[:-10])
+    assert main(["tap", "--read", str(capture)]) == EXIT_USAGE
+    out, err = capsys.readouterr()
+    check_lines(out)
+    assert "it was cut off" in err
 
 
 @pytest.mark.parametrize("how", ["daemon", "time", "signal"])
@@ -164,6 +189,8 @@ def test_of_a_driver_that_is_not_here_bytes_are_shown(
     ("words", "said"),
     [
         (["vbd3/1"], "no KIND/DOMID/DEVID"),
+        ([], "give KIND/DOMID/DEVID"),
+        ([DEVICE, "--read", "file"], "or --read FILE"),
         ([DEVICE, "--count", "0"], "--count is 0"),
     ],
 )
@@ -191,8 +218,8 @@ def capture(
     """Of a read that went well and a write that did not."""
     file = tmp_path / "disk.capture"
     later(lambda: work(tapped))
-    assert main(["tap", DEVICE, "--count", "3", "--quiet", "--output", str(file)]) == 0
-    capsys.readouterr()
+    assert main(["tap", DEVICE, "--count", "3", "--write", str(file)]) == 0
+    assert capsys.readouterr().out == ""
     return file
 
 
@@ -217,8 +244,12 @@ def test_a_capture_that_is_answered_the_same(
     env: FakeFramework, served: Served, capture: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    text = capture.read_text().replace('"error"', '"okay"')
-    monkeypatch.setattr(sys, "stdin", io.StringIO(text))
+    error, okay = ABI_X86_64.response(8, OP_WRITE, -1), ABI_X86_64.response(8, OP_WRITE, 0)
+
+    class Input:
+        buffer = io.BytesIO(capture.read_bytes().replace(error, okay))
+
+    monkeypatch.setattr(sys, "stdin", Input())
     place = ["--store", env.store_path() or ""]
     assert main(["replay", "-", served.backend.front, "--destroy", *place]) == 0
     assert "3 requests in " in capsys.readouterr().out
@@ -227,19 +258,18 @@ def test_a_capture_that_is_answered_the_same(
 @pytest.mark.parametrize(
     ("change", "words", "said"),
     [
-        (("", ""), [], "the capture has writes"),
-        (("", ""), ["--depth", "0", "--destroy"], "depth is 0"),
-        (('"driver": "block"', '"driver": "lamp"'), ["--destroy"], "no disk of block's"),
-        (('"end"', '"and"'), ["--destroy"], "is no request"),
-        (('"op": "read"', '"op": "rid"'), ["--destroy"], "op is 'rid'"),
-        (('"capture": 1', '"capture": 9'), ["--destroy"], "line 1 is no head"),
+        ((b"", b""), [], "the capture has writes"),
+        ((b"", b""), ["--depth", "0", "--destroy"], "depth is 0"),
+        ((b'"driver": "block"', b'"driver": "lamp_"'), ["--destroy"], "no disk of block's"),
+        ((b'"end"', b'"and'), ["--destroy"], "it was cut off"),
+        ((b'"capture": 1', b'"capture": 9'), ["--destroy"], "that is no capture"),
     ],
 )
 def test_what_cannot_be_replayed_is_refused(
-    capture: Path, capsys: pytest.CaptureFixture[str], change: tuple[str, str],
+    capture: Path, capsys: pytest.CaptureFixture[str], change: tuple[bytes, bytes],
     words: list[str], said: str,
 ) -> None:  # fmt: skip
-    capture.write_text(capture.read_text().replace(*change))
+    capture.write_bytes(capture.read_bytes().replace(*change))
     assert main(["replay", str(capture), "xvdb", *words]) == EXIT_USAGE
     assert said in capsys.readouterr().err
 

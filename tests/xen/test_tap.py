@@ -19,7 +19,8 @@ from conformance.tap_suite import acted, opened
 from conformance.tapping import tapping
 from conformance.xen_env import nothing_left_in_the_hypervisor
 from conformance.xen_framework import XenFramework
-from xenpy.capture import read
+from xenpy.capture import Capture
+from xenpy.drivers.block.replay import wanted
 from xenpy.types import DomId
 
 __all__ = ["nothing_left_in_the_hypervisor"]
@@ -56,7 +57,7 @@ def stock_capture(directory: Path) -> tuple[Path, int]:
         with attached(str(image), SIZE // 512) as disk:
             (name,) = daemon.devices()
             before = daemon.devices()[name]["requests"]
-            words = ("--rundir", str(directory), "--quiet", "--output", str(path))
+            words = ("--rundir", str(directory), "--write", str(path))
             with tapping(name, *words) as said:
                 assert "2 rings, exact" in said
                 a_file_system(disk, directory / "mnt")
@@ -71,10 +72,13 @@ async def test_a_stock_frontend_is_captured_and_two_backends_answer_the_same(
     env: XenFramework, tmp_path: Path
 ) -> None:
     capture, counted = await asyncio.to_thread(stock_capture, tmp_path)
-    with capture.open() as file:
-        head, requests, end = read(file)
+    with capture.open("rb") as file:
+        read = Capture(file)
+        requests = [wanted(read.head.layout, record) for _, record in read]
+    head, end = read.head, read.tail
     assert (head.driver, head.rings, head.exact) == ("block", 2, True)
-    assert (end["lost"], end["requests"], len(requests)) == (0, counted, counted)
+    assert end is not None
+    assert (end.lost, end.requests, len(requests)) == (0, counted, counted)
     assert {one.fields["status"] for one in requests} == {"okay"}
     operations = [one.fields["op"] for one in requests]
     assert {"read", "write", "flush", "discard"} <= set(operations)

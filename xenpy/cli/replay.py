@@ -8,7 +8,7 @@ import asyncio
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from xenpy.cli.block_common import add_disk_options, opened
 from xenpy.cli.common import Verbs, wrong_usage
@@ -17,8 +17,7 @@ from xenpy.cli.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from xenpy.capture import Captured
-    from xenpy.drivers.block.replay import Replayed
+    from xenpy.drivers.block.replay import Replayed, Wanted
 
 DESCRIPTION = """\
 Ask a disk for what `xenpy tap` has seen another one asked for, as a frontend in this domain: the
@@ -61,16 +60,13 @@ def add_parser(verbs: Verbs) -> None:
 
 def run(args: argparse.Namespace) -> int:
     # Here, since it needs the C part, and --help does not.
-    from xenpy.drivers.block.replay import replay, shape_of, writes
+    from xenpy.drivers.block.replay import replay
 
     if args.depth < 1:
         raise UsageError(f"depth is {args.depth}; give 1 or more")
     requests = _requests(args.capture)
-    if writes(requests) and not args.destroy:
+    if any(request.writes for request in requests) and not args.destroy:
         raise UsageError("the capture has writes, and they destroy the disk; --destroy allows it")
-    with wrong_usage():
-        for request in requests:
-            shape_of(request)
 
     async def ask() -> Replayed:
         async with opened(args) as disk:
@@ -79,19 +75,28 @@ def run(args: argparse.Namespace) -> int:
     return _say(asyncio.run(ask()), as_json=args.json)
 
 
-def _requests(path: Path) -> Sequence[Captured]:
-    from xenpy.capture import read
-
+def _requests(path: Path) -> Sequence[Wanted]:
     with wrong_usage():
         if str(path) == "-":
-            head, requests, end = read(sys.stdin)
-        else:
-            with path.open() as file:
-                head, requests, end = read(file)
-    if head.driver != "block":
-        raise UsageError(f"a capture of {head.device}, which is no disk of block's")
-    if end.get("lost"):
-        print(f"xenpy: the capture lacks {end['lost']} requests that were lost", file=sys.stderr)
+            return _read(sys.stdin.buffer)
+        with path.open("rb") as file:
+            return _read(file)
+
+
+def _read(file: IO[bytes]) -> Sequence[Wanted]:
+    """
+    Raises:
+        ValueError: that is no capture, or not of a disk.
+    """
+    from xenpy.capture import Capture
+    from xenpy.drivers.block.replay import wanted
+
+    capture = Capture(file)
+    if capture.head.driver != "block":
+        raise ValueError(f"a capture of {capture.head.device}, which is no disk of block's")
+    requests = [wanted(capture.head.layout, record) for _, record in capture]
+    if capture.tail is not None and capture.tail.lost:
+        print(f"xenpy: the capture lacks {capture.tail.lost} requests", file=sys.stderr)
     return requests
 
 
@@ -111,7 +116,7 @@ def _say(done: Replayed, *, as_json: bool) -> int:
         for one in done.examples:
             fields = one.request.fields
             print(
-                f"  {fields.get('op')} at {fields.get('sector')}: {fields.get('status')} in the "
+                f"  {fields['op']} at {fields['sector']}: {fields['status']} in the "
                 f"capture, {one.status} here"
             )
     return 1 if different else 0

@@ -10,21 +10,28 @@ import json
 import signal
 import sys
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TextIO
+from typing import IO, TYPE_CHECKING, Final, Protocol
 
-from xenpy.cli.common import Verbs, add_common_options, add_rundir, find_driver, seconds
+from xenpy.cli.common import (
+    Verbs,
+    add_common_options,
+    add_rundir,
+    find_driver,
+    seconds,
+    wrong_usage,
+)
 from xenpy.cli.errors import UsageError
 from xenpy.errors import XenError
 
 if TYPE_CHECKING:
+    from xenpy.capture import Tail
     from xenpy.cli.tap_sources import Source
     from xenpy.driver import Value
     from xenpy.trace import TraceRecord
 
-    Output = Callable[[Mapping[str, object]], None]
     Decode = Callable[[str, TraceRecord], Mapping[str, Value]]
 
 DESCRIPTION = """\
@@ -43,7 +50,8 @@ is as exact as the interval is short.
 EPILOG = """\
 examples:
   xenpy tap vbd3/1/51712
-  xenpy tap vbd3/1/51712 --output disk.capture --quiet
+  xenpy tap vbd3/1/51712 --write disk.capture
+  xenpy tap --read disk.capture
   xenpy tap vbd3/1/51712 --json | jq 'select(.op == "write")'
   xenpy tap vbd/1/51712 --interval 0.0002 --seconds 60
   xenpy tap vbd3/1/51712 --count 1000 --wait 10
@@ -63,11 +71,14 @@ def add_parser(verbs: Verbs) -> None:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("device", metavar="KIND/DOMID/DEVID", help="as `xenpy ls` names it")
-    parser.add_argument("--json", action="store_true", help="lines of JSON, which are a capture")
     parser.add_argument(
-        "-o", "--output", metavar="FILE", type=Path, help="write a capture there as well"
+        "device", metavar="KIND/DOMID/DEVID", nargs="?", help="as `xenpy ls` names it"
     )
+    parser.add_argument("--json", action="store_true", help="print lines of JSON")
+    parser.add_argument(
+        "-w", "--write", metavar="FILE", type=Path, help="write a capture there, and show nothing"
+    )
+    parser.add_argument("-r", "--read", metavar="FILE", type=Path, help="show a capture")
     parser.add_argument("--count", metavar="N", type=int, help="end after so many requests")
     parser.add_argument("--seconds", metavar="SECONDS", type=seconds, help="end after so long")
     parser.add_argument(
@@ -86,29 +97,81 @@ def add_parser(verbs: Verbs) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.device.count("/") != 2:
+    if (args.device is None) == (args.read is None):
+        raise UsageError("give KIND/DOMID/DEVID, as `xenpy ls` shows them, or --read FILE")
+    if args.device is not None and args.device.count("/") != 2:
         raise UsageError(f"{args.device!r} is no KIND/DOMID/DEVID; `xenpy ls` shows them")
     if args.count is not None and args.count < 1:
         raise UsageError(f"--count is {args.count}; give 1 or more")
     with ExitStack() as held:
-        outputs: list[Output] = []
-        if args.output is not None:
-            outputs.append(_writer(held.enter_context(args.output.open("w"))))
-        if args.json:
-            outputs.append(_writer(sys.stdout))
-        elif not args.quiet:
-            outputs.append(_show)
-        return asyncio.run(_tap(args, outputs))
+        file = None if args.write is None else held.enter_context(args.write.open("wb"))
+        return asyncio.run(_tap(args, file))
 
 
-async def _tap(args: argparse.Namespace, outputs: Sequence[Output]) -> int:
+async def _tap(args: argparse.Namespace, file: IO[bytes] | None) -> int:
     async with _source(args) as source:
-        return await _Tap(args, source, outputs).run()
+        sink = _shown(args, source) if file is None else _Captured(file, source)
+        return await _Tap(args, source, sink).run()
+
+
+def _shown(args: argparse.Namespace, source: Source) -> Sink:
+    return _Shown(source, _print if args.json else _show)
+
+
+def _print(line: Mapping[str, object]) -> None:
+    """A line for programs."""
+    print(json.dumps(line), flush=True)
+
+
+class Sink(Protocol):
+    """Where records go."""
+
+    def add(self, ring: int, records: bytes | memoryview) -> None: ...
+    def end(self, tail: Tail) -> None: ...
+
+
+class _Captured:
+    """Into a file, as they are."""
+
+    def __init__(self, file: IO[bytes], source: Source) -> None:
+        from xenpy.capture import Writer
+
+        writer = Writer(file, source.head)
+        self.add, self.end = writer.add, writer.end
+
+
+class _Shown:
+    """Decoded, as JSON or for people."""
+
+    def __init__(self, source: Source, put: Callable[[Mapping[str, object]], None]) -> None:
+        self._head = source.head
+        self._decode = _decoder(source.head.driver)
+        self._put = put
+        put(source.head.line())
+
+    def add(self, ring: int, records: bytes | memoryview) -> None:
+        from xenpy.capture import entry
+        from xenpy.trace import RECORD, TraceRecord
+
+        for row in RECORD.iter_unpack(records):
+            record = TraceRecord._make(row)
+            fields = self._decode(self._head.layout, record)
+            self._put(entry(ring, record, self._head.start, fields))
+
+    def end(self, tail: Tail) -> None:
+        self._put(tail.line())
 
 
 @asynccontextmanager
 async def _source(args: argparse.Namespace) -> AsyncGenerator[Source]:
     """As soon as there is one, or within `--wait`."""
+    if args.read is not None:
+        from xenpy.cli.tap_sources import FileSource
+
+        with wrong_usage(), args.read.open("rb") as file:
+            async with FileSource(file) as captured:
+                yield captured
+        return
     deadline = time.monotonic() + (args.wait or 0.0)
     async with AsyncExitStack() as held:
         while True:
@@ -147,35 +210,33 @@ async def _entered(args: argparse.Namespace, held: AsyncExitStack) -> Source:
 class _Tap:
     """From the first record to the last."""
 
-    def __init__(self, args: argparse.Namespace, source: Source, outputs: Sequence[Output]) -> None:
+    def __init__(self, args: argparse.Namespace, source: Source, sink: Sink) -> None:
         self._args = args
         self._source = source
-        self._outputs = outputs
-        self._decode = _decoder(source.head.driver)
+        self._sink = sink
         self._start = time.monotonic_ns()
         self._count = 0
         self._stop = asyncio.Event()
 
     async def run(self) -> int:
-        from xenpy.capture import tail
+        from xenpy.capture import Tail
 
-        source, head = self._source, self._source.head
+        source = self._source
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._stop.set)
-        self._put(head.line())
-        print(f"xenpy: {head}", file=sys.stderr, flush=True)
+        print(f"xenpy: {source.head}", file=sys.stderr, flush=True)
         over = False
         while not over and not self._enough():
             over = self._stop.is_set() or source.over.is_set() or self._late()
             # Also in the end: what was recorded between the last look and the end.
-            while await self._look() and not over and not self._stop.is_set():
+            while await self._look() and not (over or self._stop.is_set() or self._late()):
                 pass
             if not over:
                 await self._pause()
-        self._put(tail(self._count, source.lost, self._passed()))
-        said = f"{self._count} requests, {source.lost} lost, in {self._passed():.1f} s"
-        print(f"xenpy: {said}", file=sys.stderr)
+        tail = Tail(self._count, source.lost, self._passed())
+        self._sink.end(tail)
+        print(f"xenpy: {tail}", file=sys.stderr)
         return 0
 
     def _passed(self) -> float:
@@ -201,20 +262,17 @@ class _Tap:
 
     async def _look(self) -> bool:
         """Whether there was something."""
-        from xenpy.capture import entry
+        from xenpy.trace import RECORD
 
         found = await self._source.look()
-        for ring, record in found:
-            if self._enough():
-                return False
-            self._count += 1
-            fields = self._decode(self._source.head.layout, record)
-            self._put(entry(ring, record, self._start, fields))
-        return bool(found)
-
-    def _put(self, line: Mapping[str, object]) -> None:
-        for output in self._outputs:
-            output(line)
+        for ring, records in found:
+            count = len(records) // RECORD.size
+            if self._args.count is not None:
+                count = min(count, self._args.count - self._count)
+            if count:
+                self._sink.add(ring, records[: count * RECORD.size])
+            self._count += count
+        return bool(found) and not self._enough()
 
 
 def _decoder(driver: str) -> Decode:
@@ -223,13 +281,6 @@ def _decoder(driver: str) -> Decode:
         return find_driver(driver).decode
     except UsageError:
         return lambda _layout, _record: {}
-
-
-def _writer(file: TextIO) -> Output:
-    def write(line: Mapping[str, object]) -> None:
-        print(json.dumps(line), file=file, flush=True)
-
-    return write
 
 
 def _show(line: Mapping[str, object]) -> None:

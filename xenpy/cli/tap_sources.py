@@ -1,26 +1,29 @@
 # SPDX-License-Identifier: MIT
-"""Where `xenpy tap` gets its records: from the daemon that serves a ring, or from the ring."""
+"""Where `xenpy tap` gets its records: from the daemon that serves a ring, from the ring, or from a
+capture."""
 
 from __future__ import annotations
 
 import asyncio
 import errno
+import time
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Self
+from typing import IO, Self
 
-from xenpy.capture import Head
+from xenpy.capture import Capture, Head
 from xenpy.cli.common import BUILT_IN, find_driver
 from xenpy.cli.errors import UsageError
 from xenpy.control import Answer
 from xenpy.driver import Driver
 from xenpy.errors import XenError
 from xenpy.passive_tap import PassiveTap
-from xenpy.trace import TraceReader, TraceRecord
+from xenpy.trace import RECORD, TraceReader
 from xenpy.xenstore import Store
 
-__all__ = ["ExactSource", "PassiveSource", "Source"]
+__all__ = ["ExactSource", "FileSource", "PassiveSource", "Source"]
 
 NANOSECONDS = 1e9
 
@@ -37,8 +40,9 @@ class Source(ABC):
     over: asyncio.Event
 
     @abstractmethod
-    async def look(self) -> list[tuple[int, TraceRecord]]:
-        """What has been seen since the last call; [] if there is nothing now."""
+    async def look(self) -> Sequence[tuple[int, bytes | memoryview]]:
+        """What has been seen since the last call: a ring, and its records as they are in memory,
+        good until the next call.  Nothing if there is nothing now."""
 
     @property
     @abstractmethod
@@ -65,7 +69,8 @@ class ExactSource(Source):
     """
 
     def __init__(self, device: str, answer: Answer) -> None:
-        self.head = Head(device, answer.driver, answer.layout, answer.rings)
+        start = time.monotonic_ns()
+        self.head = Head(device, answer.driver, answer.layout, answer.rings, start)
         self.over = asyncio.Event()
         self._answer = answer
         self._held = ExitStack()
@@ -90,12 +95,11 @@ class ExactSource(Source):
     ) -> None:
         self._held.close()
 
-    async def look(self) -> list[tuple[int, TraceRecord]]:
+    async def look(self) -> Sequence[tuple[int, bytes | memoryview]]:
         if all(reader.ended for reader in self._readers):
             self.over.set()
-        return [
-            (ring, record) for ring, reader in enumerate(self._readers) for record in reader.read()
-        ]
+        found = [(ring, reader.read_raw()) for ring, reader in enumerate(self._readers)]
+        return [(ring, records) for ring, records in found if records]
 
     @property
     def lost(self) -> int:
@@ -127,8 +131,8 @@ class PassiveSource(Source):
         await self._tap.__aenter__()
         peeked = self._tap.peeked
         self.head = Head(
-            self._device, self._driver.name, peeked.name, len(peeked.refs), exact=False,
-            interval=self._interval,
+            self._device, self._driver.name, peeked.name, len(peeked.refs), time.monotonic_ns(),
+            exact=False, interval=self._interval,
         )  # fmt: skip
         return self
 
@@ -140,12 +144,52 @@ class PassiveSource(Source):
     ) -> None:
         await self._tap.__aexit__(kind, error, traceback)
 
-    async def look(self) -> list[tuple[int, TraceRecord]]:
-        return await self._tap.look()
+    async def look(self) -> Sequence[tuple[int, bytes | memoryview]]:
+        return [(ring, RECORD.pack(*record)) for ring, record in await self._tap.look()]
 
     @property
     def lost(self) -> int:
         return self._tap.lost
+
+
+class FileSource(Source):
+    """What a capture has; it is over at once.
+
+    Args:
+        file: closed by the caller.
+
+    Raises:
+        ValueError: that is no capture; looking: it was cut off.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._capture = Capture(file)
+        self._chunks = self._capture.chunks()
+        self.head = self._capture.head
+        self.over = asyncio.Event()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """The file is the caller's."""
+
+    async def look(self) -> Sequence[tuple[int, bytes | memoryview]]:
+        chunk = next(self._chunks, None)
+        if chunk is None:
+            self.over.set()
+            return []
+        return [chunk]
+
+    @property
+    def lost(self) -> int:
+        tail = self._capture.tail
+        return 0 if tail is None else tail.lost
 
 
 def _driver_of(kind: str) -> Driver:

@@ -7,13 +7,17 @@ A daemon is its process and all that descend from it: an engine in a worker proc
 from __future__ import annotations
 
 import re
+import signal
+import subprocess
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from xenpy.vm.disk import CommandError, run
 
-__all__ = ["Syscalls", "bytecodes", "family", "private_bytes", "sleeps", "traced_syscalls"]
+__all__ = [
+    "Syscalls", "Tap", "bytecodes", "family", "private_bytes", "sleeps", "tap", "traced_syscalls",
+]  # fmt: skip
 
 PROC = Path("/proc")
 TRACING = Path("/sys/kernel/tracing")
@@ -108,3 +112,33 @@ def bytecodes(pid: int, directory: Path) -> int:
         elif "python" in (PROC / str(one) / "exe").readlink().name:
             raise CommandError(f"process {one} of the daemon is a Python that nobody counts")
     return total
+
+
+class Tap:
+    """What a tap has seen, and what it has not; once it has ended."""
+
+    def __init__(self) -> None:
+        self.seen = self.lost = 0
+
+
+@contextmanager
+def tap(device: str, *words: str) -> Generator[Tap]:
+    """Have `xenpy tap` capture what a device does during the block.
+
+    Raises:
+        CommandError: it does not.
+    """
+    command = ["xenpy", "tap", device, "--write", "/dev/null", *words]
+    found = Tap()
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        said = process.stderr.readline()
+        try:
+            yield found
+        finally:
+            process.send_signal(signal.SIGINT)
+            said += process.stderr.read()
+    counts = re.search(r"(\d+) requests, (\d+) lost", said)
+    if counts is None or int(counts[1]) == 0:
+        raise CommandError(f"the tap of {device} saw nothing: {said.strip()[-500:]}")
+    found.seen, found.lost = int(counts[1]), int(counts[2])

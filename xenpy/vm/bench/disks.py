@@ -170,13 +170,17 @@ class Daemon(serve.Daemon):
 
     def counters(self, vdev: str) -> Mapping[str, int]:
         """The counters of one disk."""
-        devices = self.devices()
+        return self.devices()[self.name_of(vdev)]
+
+    def name_of(self, vdev: str) -> str:
+        """What the daemon calls a disk."""
+        devices = sorted(self.devices())
         # DOMID/DEVID; the DEVID of xvda is 202 << 8, and 16 more for each letter (vbd-interface).
         devid = (202 << 8) + 16 * (ord(vdev[-1]) - ord("a"))
-        for name, figures in devices.items():
+        for name in devices:
             if name.endswith(f"/{devid}"):
-                return figures
-        raise CommandError(f"the daemon serves {sorted(devices)}, not {vdev}")
+                return name
+        raise CommandError(f"the daemon serves {devices}, not {vdev}")
 
 
 def attach(shell: Shell, vdev: str, target: str) -> None:

@@ -27,6 +27,7 @@ __all__ = ["main"]
 
 IDLE_DISKS = ("xvdp", "xvdq", "xvdr", "xvds")
 SETTLED = 2.0
+TAPPED_JOB = "randread-qd32"
 COUNTED = Path(__file__).parents[1] / "data/counted"
 TROUBLE = (CommandError, GuestError, fio.FioError, OSError, ValueError)
 
@@ -124,6 +125,22 @@ def system_calls(bench: Bench, daemon: Daemon, cell: Cell, rounds: int) -> None:
         tell("cost", name=cell.name, value=counted.count / run.operations)
 
 
+def tapped(bench: Bench, daemon: Daemon, names: set[str], rounds: int) -> None:
+    """What a tap costs, and what a passive one does not see; beside the same without it."""
+    device = daemon.name_of(vdev_of("file"))
+    bench.fio(TAPPED_JOB, "file")
+    for _ in range(rounds):
+        plain = bench.fio(TAPPED_JOB, "file")
+        for how, words in (("tap/exact", []), ("tap/passive", ["--passive"])):
+            if how not in names and not (words and "tap/loss" in names):
+                continue
+            with costs.tap(device, *words) as tap:
+                run = bench.fio(TAPPED_JOB, "file")
+            tell("cost", name=how, value=100 * (plain.rate / run.rate - 1))
+            if words:
+                tell("cost", name="tap/loss", value=100 * tap.lost / (tap.seen + tap.lost))
+
+
 def idle(bench: Bench, daemon: Daemon, names: set[str]) -> None:
     """What attached disks cost that nobody uses: wake-ups of one, memory of several more."""
     time.sleep(SETTLED)
@@ -190,6 +207,11 @@ def measure(bench: Bench, cells: Sequence[Cell], rounds: int) -> None:
     if resting:
         step("disks at rest")
         _with_a_file(bench, resting, lambda daemon: idle(bench, daemon, set(named)))
+    taps = [cell for cell in cells if cell.name.startswith("tap/")]
+    if taps:
+        step("a tap")
+        names = {cell.name for cell in taps}
+        _with_a_file(bench, taps, lambda daemon: tapped(bench, daemon, names, rounds))
     if "ring-loop" in named:
         step("the ring's loop")
         with found_out([named["ring-loop"]]):

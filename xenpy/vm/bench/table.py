@@ -124,6 +124,9 @@ CELLS: Sequence[Cell] = (
     Cell("wakeups", "file", 1, 0, unit="wake-ups/s"),
     Cell("resident", "file", 4, 1.5, unit="MiB/idle disk"),
     Cell("ring-loop", "file", 1.5, 1.10, unit="times the C loop"),
+    Cell("tap/exact", "file", None, 10, "randread-qd32", unit="% more instructions/request"),
+    Cell("tap/passive", "file", None, 25, "randread-qd32", unit="% more instructions/request"),
+    Cell("tap/loss", "file", None, 50, "randread-qd32", unit="% not seen by a passive tap"),
     Cell("wall-clock", "file", None, 4, "randread-qd32", "qdisk", wall=True),
 )
 
