@@ -412,3 +412,30 @@ def test_the_gates_are_for_all_that_nothing_narrows(
     assert ran.count("in_dom0") == 1
     assert ran.count("gates") == measured
     assert ran[-1] == ("gates" if measured else "on_host")
+
+
+def test_no_process_has_the_tests_of_the_harness_and_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of the two has a conftest of its own, and a process knows one module of that name."""
+    seen: list[tuple[str, list[str], tuple[str, ...]]] = []
+
+    def on_host(_: Runner, lane: str, paths: list[str], *marks: str) -> Counts:
+        seen.append((lane, paths, marks))
+        return Counts()
+
+    for name in ("prepare", "in_dom0", "gates"):
+        monkeypatch.setattr(Runner, name, lambda *_, **__: Counts())
+    monkeypatch.setattr(Runner, "host_paths", lambda _: ["tests/unit", "tests/engine"])
+    monkeypatch.setattr(Runner, "on_host", on_host)
+    monkeypatch.setattr(Context, "prepare", lambda _: None)
+    arguments = argparse.Namespace(
+        all=True, fast=False, release=None, jobs=1, junit=None, command=[]
+    )
+    lanes._run_lanes(Context(Cache(tmp_path)), arguments, ALL)
+    assert seen == [
+        ("alone", ["tests/unit", "tests/engine"], ("alone",)),
+        ("alone-vm", ["tests/vm"], ("alone",)),
+        ("vm", ["tests/vm"], ("not alone",)),
+        ("host", ["tests/unit", "tests/engine"], ("not alone",)),
+    ]
