@@ -125,8 +125,8 @@ class PassiveTap:
 
     @property
     def lost(self) -> int:
-        """Those of which the request or the answer was not seen."""
-        return self._peeker.lost
+        """Those of which the request or the answer was not seen until now."""
+        return self._peeker.lost + self._peeker.waiting
 
     async def _ends(self) -> tuple[str, str, DomId]:
         try:

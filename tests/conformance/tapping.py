@@ -14,9 +14,12 @@ __all__ = ["tapping"]
 
 
 @contextmanager
-def tapping(device: str, *words: str) -> Iterator[str]:
-    """What it says first, from the moment at which it sees everything; ended in the end, if it has
-    not ended by itself."""
+def tapping(device: str, *words: str, by_itself: bool = False) -> Iterator[str]:
+    """What it says first, from the moment at which it sees everything.
+
+    Args:
+        by_itself: it ends so; otherwise it is ended.
+    """
     command = [*XENPY, "tap", device, *words]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
@@ -24,7 +27,8 @@ def tapping(device: str, *words: str) -> Iterator[str]:
             said = process.stderr.readline()
             yield said
         finally:
-            process.send_signal(signal.SIGINT)
+            if not by_itself:
+                process.send_signal(signal.SIGINT)
             status = process.wait(PATIENCE)
             print(said, process.stderr.read())
         assert status == 0
