@@ -224,7 +224,9 @@ def ask(device: str, rundir: str | os.PathLike[str]) -> Answer:
                 raise XenError(error.errno or errno.EACCES, "tap", "", device=device) from None
             raise XenError(errno.ESRCH, "tap", hint, device=device) from None
         try:
-            connection.sendall(_line({"tap": device}))
+            # One that has sent us away has said so before it closed.
+            with suppress(BrokenPipeError):
+                connection.sendall(_line({"tap": device}))
             line, fds, _, _ = socket.recv_fds(connection, LINE_LIMIT, FDS_LIMIT)
         except OSError as error:
             hint = "the daemon does not answer"

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: MIT
+"""A stock blkfront that is tapped, and what it asked for asked of two backends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+from conformance.block_front_suite import acted
+from conformance.daemon_process import DaemonProcess
+from conformance.dom0_disk import attached, xenpy
+from conformance.guests import make_image
+from conformance.stock_backends import Nodes, a_loop, blkback_module, run, unload_blkback
+from conformance.tapping import tapping
+from conformance.xen_env import nothing_left_in_the_hypervisor
+from xenpy.capture import Capture
+from xenpy.drivers.block.replay import wanted
+from xenpy.xenstore import Store
+
+__all__ = ["nothing_left_in_the_hypervisor"]
+
+SIZE = 64 << 20
+
+
+def a_file_system(disk: Path, directory: Path) -> None:
+    """Made, mounted, written to, unmounted: by the kernel alone."""
+    directory.mkdir()
+    run("mkfs.ext4", "-q", str(disk))
+    run("mount", str(disk), str(directory))
+    try:
+        for number in range(20):
+            (directory / f"{number}").write_bytes(bytes([number]) * 300_000)
+            run("sync", "--file-system", str(directory))
+        (directory / "0").unlink()
+        run("fstrim", str(directory))
+    finally:
+        run("umount", str(directory))
+
+
+def stock_capture(directory: Path) -> tuple[Path, int]:
+    """What dom0's own xen-blkfront asks a disk of ours for, and how much the daemon has counted."""
+    image, path = directory / "disk.img", directory / "disk.capture"
+    make_image(image, SIZE >> 20)
+    with DaemonProcess(directory, "queues=2") as daemon:
+        with attached(str(image), SIZE // 512) as disk:
+            (name,) = daemon.devices()
+            before = daemon.devices()[name]["requests"]
+            words = ("--rundir", str(directory), "--write", str(path))
+            with tapping(name, *words) as said:
+                assert "exact" in said
+                a_file_system(disk, directory / "mnt")
+                counted = daemon.devices()[name]["requests"] - before
+        daemon.stop()
+    image.unlink()
+    return path, counted
+
+
+@acted
+async def test_a_stock_frontend_is_captured_and_two_backends_answer_the_same(
+    tmp_path: Path,
+) -> None:
+    capture, counted = await asyncio.to_thread(stock_capture, tmp_path)
+    with capture.open("rb") as file:
+        read = Capture(file)
+        requests = [wanted(read.head.layout, record) for _, record in read]
+    head, end = read.head, read.tail
+    # A ring for each of dom0's CPUs, and two were offered.
+    assert (head.driver, head.rings, head.exact) == ("block", min(2, os.cpu_count() or 1), True)
+    assert end is not None
+    assert (end.lost, end.requests, len(requests)) == (0, counted, counted)
+    assert {one.fields["status"] for one in requests} == {"okay"}
+    operations = [one.fields["op"] for one in requests]
+    assert {"read", "write", "flush", "discard"} <= set(operations)
+    assert any("indirect" in one.fields for one in requests)
+
+    image = tmp_path / "other.img"
+    for kind in ("vbd3", "vbd"):
+        make_image(image, SIZE >> 20)
+        async with replayed(kind, image, tmp_path, capture) as said:
+            assert said["requests"] == said["same"] == counted, said
+            print(kind, said)
+
+
+@asynccontextmanager
+async def replayed(
+    kind: str, image: Path, directory: Path, capture: Path
+) -> AsyncIterator[dict[str, object]]:
+    """By `xenpy replay`, on a disk that xenpy or the kernel's xen-blkback serves."""
+    async with AsyncExitStack() as held:
+        if kind == "vbd":
+            held.callback(unload_blkback)
+            held.enter_context(blkback_module())
+            device = held.enter_context(a_loop(image))
+            keys = {"type": "phy", "params": device}
+        else:
+            held.enter_context(DaemonProcess(directory, "queues=2"))
+            device = ""
+            keys = {"type": "tap", "params": f"aio:{image}", "discard-enable": "1"}
+        store = await held.enter_async_context(Store.open())
+        nodes = Nodes(store, kind)
+        await nodes.make(keys)
+        try:
+            if device:
+                await nodes.plug(device)
+            words = [str(capture), nodes.front, "--destroy", "--queues", "2", "--json"]
+            done = await asyncio.to_thread(xenpy, "replay", *words)
+            assert done.returncode == 0, done.stderr + done.stdout
+            yield json.loads(done.stdout)
+        finally:
+            await nodes.remove()
