@@ -15,6 +15,8 @@ xenvm-guest exec "$1" -- env "here=$here" sh -e <<'GUEST'
 while [ ! -b /dev/xvda ]; do sleep 0.1; done
 mount -t ext4 -o ro,noload /dev/xvda /mnt
 for directory in dev proc sys tmp; do mount --bind /$directory /mnt/$directory; done
+mkdir -p /mnt/dev/pts
+mount -t devpts devpts /mnt/dev/pts
 mount -t tmpfs run /mnt/run
 # To grant pages and to map others', and event channels.
 chroot /mnt modprobe -a xen-gntalloc xen-gntdev xen-evtchn

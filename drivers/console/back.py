@@ -44,7 +44,9 @@ class ConsoleBackend(Device):
                 self._open(self.context.backend_keys)
             except OSError as error:
                 self._hub.close()
-                raise DeviceError(f"{error.filename or 'pty'}: {error.strerror}") from error
+                # openpty's, where no devpts is mounted, has a text only.
+                why = error.strerror or str(error)
+                raise DeviceError(f"{error.filename or 'pty'}: {why}") from error
         return {}
 
     def _open(self, keys: Mapping[str, str]) -> None:

