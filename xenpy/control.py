@@ -67,7 +67,13 @@ class Control:
         self._rundir = Path(rundir)
 
     async def run(self) -> None:
-        """Serve until cancelled."""
+        """Serve until cancelled; without a socket, if there can be none: devices need it not."""
+        try:
+            await self._listen()
+        except OSError as error:
+            log.warning("nobody can tap what is served here: %s", error)
+
+    async def _listen(self) -> None:
         with self._listening() as listener:
             loop = asyncio.get_running_loop()
             clients: set[asyncio.Task[None]] = set()

@@ -376,6 +376,22 @@ async def test_an_end_of_the_daemon_is_seen(env: FrameworkEnvironment, tmp_path:
     assert not (tmp_path / f"backend-{KIND}.sock").exists()
 
 
+@acted
+async def test_a_daemon_without_a_socket_serves_all_the_same(
+    env: FrameworkEnvironment, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rundir = tmp_path / "run"
+    (rundir / f"backend-{KIND}.sock").mkdir(parents=True)
+    async with (
+        serving(env, rundir) as daemon,
+        our_disk(daemon, tmp_path / "disk.img") as (nodes, disk),
+    ):
+        await disk.pread(512, 0)
+        with pytest.raises(XenError, match="no xenpy daemon"):
+            await daemon.ask(nodes)
+    assert "nobody can tap" in caplog.text
+
+
 # ------------------------------------------------------------------ passive
 
 
