@@ -100,6 +100,12 @@ class Image:
         return self.directory / "root.img"
 
     @property
+    def identity(self) -> str:
+        """Changes also when the same recipe was made once more: no two file systems are the same,
+        and what lies over one of them is rubbish over the other."""
+        return f"{self.key}-{self.root.stat().st_mtime_ns}"
+
+    @property
     def xen(self) -> Path:
         """The hypervisor as an ELF, for QEMU's multiboot loader."""
         return self.directory / "xen"
@@ -160,8 +166,8 @@ def ensure(cache: Cache, release: Release) -> Image:
     with locked_tree(cache, release):
         if not final.is_dir():
             _build_image(cache, release, base, final, keys)
-        cache.sweep(base.parent, _youngest(base.parent, release), limit=2)
-        cache.sweep(final.parent, _youngest(final.parent, release), limit=2)
+        cache.sweep(base.parent, _youngest(base.parent, release), limit=4)
+        cache.sweep(final.parent, _youngest(final.parent, release), limit=4)
     return image
 
 

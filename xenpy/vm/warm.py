@@ -57,7 +57,7 @@ def qemu_version() -> str:
 
 def ensure(cache: Cache, image: Image, machine: Machine) -> Warm:
     """The snapshot of `machine` running `image`, made by a cold boot if there is none."""
-    key = warm_key(machine, image.key, qemu_version())
+    key = warm_key(machine, image.identity, qemu_version())
     mode = "icount" if machine.icount else machine.accelerator
     final = cache.root / "warm" / f"{image.release.name}-{mode}-{machine.store}-{key}"
     warm = Warm(final)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import cast
 
@@ -13,6 +14,7 @@ from xenpy.vm.cache import Cache
 from xenpy.vm.errors import BootTimeoutError, VmDiedError
 from xenpy.vm.image import Image
 from xenpy.vm.qemu import Machine
+from xenpy.vm.releases import RELEASES
 from xenpy.vm.warm import Warm
 
 
@@ -50,3 +52,26 @@ def test_one_that_hangs_twice_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_one_that_dies_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(VmDiedError, match="panic"):
         boots(monkeypatch, tmp_path, VmDiedError("panic"))
+
+
+def test_a_snapshot_is_of_one_image_and_not_of_its_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An image that was swept and made again is another file system: what a snapshot has over the
+    first would be rubbish over it."""
+    made: list[Warm] = []
+
+    def make(_cache: Cache, _image: Image, _machine: Machine, snapshot: Warm) -> None:
+        made.append(snapshot)
+
+    monkeypatch.setattr(warm, "_make", make)
+    monkeypatch.setattr(warm, "qemu_version", lambda: "QEMU 7.2")
+    cache = Cache(tmp_path / "cache")
+    monkeypatch.setattr(Cache, "need_space", lambda *_: None)
+    image = Image(RELEASES["trixie"], "trixie-key", tmp_path, tmp_path / "tree")
+    image.root.write_bytes(b"first")
+    first = warm.ensure(cache, image, Machine())
+    assert warm.ensure(cache, image, Machine()) == first
+    os.utime(image.root, ns=(1, 1))
+    assert warm.ensure(cache, image, Machine()) != first
+    assert len(made) == 2
