@@ -9,10 +9,11 @@
  * Prints how many requests and answers were seen, how many that were something else by then, and of
  * how many.
  */
-#include <unistd.h>
+#include <sched.h>
 
-/* Now and then the reader sleeps in the middle of it, and the halves do not. */
-#define XENPY_PEEK_COPYING(i) ((i) == 3 && ++turn % 50 == 0 ? (void)usleep(100) : (void)0)
+/* Now and then the reader stops in the middle of it until the halves have come around. */
+#define XENPY_PEEK_COPYING(i) ((i) == 3 && ++turn % 7 == 0 ? come_around() : (void)0)
+static void come_around(void);
 static unsigned int turn;
 
 #include <xenpy/peek.h>
@@ -20,6 +21,16 @@ static unsigned int turn;
 #include "mock_xen.h"
 
 static uint64_t requests, answers, torn, in_place, over;
+static const uint8_t *page;
+
+static void come_around(void)
+{
+    uint32_t from = xenpy_load_acquire(page + XENPY_REQ_PROD);
+
+    while (xenpy_load_acquire(page + XENPY_REQ_PROD) - from < 2 * 32 &&
+           !__atomic_load_n(&over, __ATOMIC_ACQUIRE))
+        sched_yield();
+}
 
 static void *reader(void *argument)
 {
@@ -65,6 +76,7 @@ int main(int argc, char **argv)
 
     check(argc == 2);
     rig_open(&rig, 1, 0);
+    page = rig.mock.memory;
     rig_start(&rig);
     check(pthread_create(&thread, NULL, reader, &rig) == 0);
     while (done < wanted) {
