@@ -14,7 +14,7 @@ import logging
 import os
 import socket
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -126,26 +126,20 @@ class Control:
         except _RefusedError as error:
             await loop.sock_sendall(connection, _line({"error": str(error)}))
             return
-        traces = recorded.traces[:FDS_LIMIT]
-        fds = [trace.reader_fd() for trace in traces]
-        answer = {
-            "device": device, "driver": self._driver, "layout": recorded.layout,
-            "rings": len(recorded.traces),
-        }  # fmt: skip
-        try:
-            for trace in traces:
+        fds: list[int] = []
+        with ExitStack() as held:
+            held.callback(log.info, "%s: not tapped any more", device)
+            for trace in recorded.traces[:FDS_LIMIT]:
+                fds.append(trace.reader_fd())
+                held.callback(os.close, fds[-1])
                 trace.want(1)
+                held.callback(trace.want, -1)
             # It fits: nothing else was ever sent there.
+            answer = {"driver": self._driver, "layout": recorded.layout}
             socket.send_fds(connection, [_line(answer)], fds)
             log.info("%s: tapped", device)
             while await loop.sock_recv(connection, LINE_LIMIT):
                 pass
-        finally:
-            for trace in traces:
-                trace.want(-1)
-            for fd in fds:
-                os.close(fd)
-            log.info("%s: not tapped any more", device)
 
     def _find(self, device: str) -> Recorded:
         lives = {life.name: life for life in self._service.devices.values()}
@@ -218,16 +212,16 @@ def ask(device: str, rundir: str | os.PathLike[str]) -> Answer:
             nothing to show.
     """
     kind = device.partition("/")[0]
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
+    with ExitStack() as held:
+        connection = held.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
         connection.settimeout(PATIENCE)
         try:
             with _within(rundir) as here:
                 connection.connect(f"{here}/{_name(kind)}")
-        except OSError as error:
+        except PermissionError as error:
+            raise XenError(error.errno or errno.EACCES, "tap", "", device=device) from None
+        except OSError:
             hint = f"no xenpy daemon serves {kind} here; `xenpy ls` shows who does"
-            if isinstance(error, PermissionError):
-                raise XenError(error.errno or errno.EACCES, "tap", "", device=device) from None
             raise XenError(errno.ESRCH, "tap", hint, device=device) from None
         try:
             # One that has sent us away has said so before it closed.
@@ -240,7 +234,6 @@ def ask(device: str, rundir: str | os.PathLike[str]) -> Answer:
         answer: dict[str, object] = json.loads(line or b'{"error": "the daemon hung up"}')
         if "error" in answer:
             raise XenError(errno.ENOENT, "tap", str(answer["error"]), device=device)
-        return Answer(connection, answer, fds)
-    except BaseException:
-        connection.close()
-        raise
+        given = Answer(connection, answer, fds)
+        held.pop_all()
+        return given

@@ -14,7 +14,8 @@ from typing import Final
 from xenpy._ffi.stable import ffi, lib
 from xenpy.memory import Memory
 from xenpy.ring import RingLayout
-from xenpy.trace import TraceRecord
+from xenpy.trace import RESPONSE_LIMIT, TraceRecord
+from xenpy.types import PAGE_SIZE
 
 __all__ = ["PeekLayout", "Peeker"]
 
@@ -62,7 +63,7 @@ class Peeker:
         self._entries: list[int] = []
         for number, pages in enumerate(rings):
             peek = self._peeks[number]
-            entries = layout.ring.entries(pages.size // 4096)
+            entries = layout.ring.entries(pages.size // PAGE_SIZE)
             self._entries.append(entries)
             peek.shared, peek.entries = pages.pointer(), entries
             peek.slot_size = layout.ring.slot_size
@@ -134,6 +135,7 @@ class Peeker:
         del self._waiting[ring][ident]
         taken, index, request = asked
         sizes = self._layout.ring
+        response = message[:RESPONSE_LIMIT]
         return TraceRecord(
-            taken, when, 0, index, sizes.request_size, sizes.response_size, request, message[:16]
+            taken, when, 0, index, sizes.request_size, sizes.response_size, request, response
         )

@@ -21,10 +21,7 @@ from xenpy.drivers.block.protocol import (
     ABI_NATIVE,
     DISCARD_SECURE,
     OP_DISCARD,
-    OP_FLUSH_DISKCACHE,
-    OP_READ,
-    OP_WRITE,
-    OP_WRITE_BARRIER,
+    OPERATION_NAMES,
     RSP_EOPNOTSUPP,
     RSP_ERROR,
     RSP_OKAY,
@@ -37,16 +34,10 @@ from xenpy.ports import Ports
 from xenpy.ring import FrontRing
 from xenpy.types import PAGE_SIZE, DomId
 
-__all__ = ["FrontQueue", "Shape"]
+__all__ = ["ERRORS", "FrontQueue", "Shape"]
 
-NAMES: Final = {
-    OP_READ: "read",
-    OP_WRITE: "write",
-    OP_WRITE_BARRIER: "barrier",
-    OP_FLUSH_DISKCACHE: "flush",
-    OP_DISCARD: "discard",
-}
 ERRORS: Final = {RSP_ERROR: errno.EIO, RSP_EOPNOTSUPP: errno.EOPNOTSUPP}
+"""What a caller is told of a status."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -373,4 +364,4 @@ class FrontQueue:
 
 
 def _name(operation: int) -> str:
-    return NAMES.get(operation, f"operation {operation}")
+    return OPERATION_NAMES.get(operation, f"operation {operation}")

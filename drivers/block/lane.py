@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Final
 
@@ -64,19 +65,14 @@ class Lane:
         name: str,
         on_failure: Callable[[Exception], None],
     ) -> None:
-        self.trace = Trace()
-        try:
+        # Until it is a lane, nobody would retire it.
+        with ExitStack() as held:
+            self.trace = Trace()
+            held.callback(self.trace.close)
             self._engine = _choose(shared, keys, self.trace)
-        except BaseException:
-            self.trace.close()
-            raise
-        try:
+            held.callback(self._engine.release)
             self._thread = QueueThread(self._engine, name, on_failure)
-        except BaseException:
-            # Not a lane yet, that somebody would retire.
-            self._engine.release()
-            self.trace.close()
-            raise
+            held.pop_all()
 
     @property
     def where(self) -> str:

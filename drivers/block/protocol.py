@@ -29,6 +29,7 @@ __all__ = [
     "MAX_INDIRECT_PAGES",
     "MAX_INDIRECT_SEGMENTS",
     "MAX_SEGMENTS",
+    "OPERATION_NAMES",
     "OP_DISCARD",
     "OP_FLUSH_DISKCACHE",
     "OP_INDIRECT",
@@ -66,6 +67,14 @@ VDISK_CDROM: Final = 1
 VDISK_REMOVABLE: Final = 2
 VDISK_READONLY: Final = 4
 """The bits of `info`."""
+
+OPERATION_NAMES: Final = {
+    OP_READ: "read",
+    OP_WRITE: "write",
+    OP_WRITE_BARRIER: "barrier",
+    OP_FLUSH_DISKCACHE: "flush",
+    OP_DISCARD: "discard",
+}
 
 SECTOR_SHIFT: Final = 9
 SECTOR_SIZE: Final = 1 << SECTOR_SHIFT

@@ -8,14 +8,13 @@ has no data.
 from __future__ import annotations
 
 import asyncio
-import errno
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from xenpy.driver import Value
 from xenpy.drivers.block.front import BlockDevice
-from xenpy.drivers.block.front_queue import Shape
+from xenpy.drivers.block.front_queue import ERRORS, Shape
 from xenpy.drivers.block.protocol import (
     ABI_NATIVE,
     ABIS,
@@ -23,8 +22,6 @@ from xenpy.drivers.block.protocol import (
     MAX_SEGMENTS,
     OP_DISCARD,
     OP_INDIRECT,
-    RSP_EOPNOTSUPP,
-    RSP_ERROR,
     RSP_OKAY,
     SEGMENT_SIZE,
     Abi,
@@ -37,7 +34,7 @@ __all__ = ["Difference", "Replayed", "Wanted", "replay", "wanted"]
 
 NANOSECONDS: Final = 1e9
 SECTORS_OF_PAGE: Final = 8
-STATUS_OF: Final = {errno.EIO: RSP_ERROR, errno.EOPNOTSUPP: RSP_EOPNOTSUPP}
+STATUS_OF: Final = {number: status for status, number in ERRORS.items()}
 EXAMPLES: Final = 10
 
 

@@ -16,28 +16,19 @@ from xenpy.drivers.block.protocol import (
     ABIS,
     MAX_SEGMENTS,
     OP_DISCARD,
-    OP_FLUSH_DISKCACHE,
     OP_INDIRECT,
-    OP_READ,
-    OP_WRITE,
-    OP_WRITE_BARRIER,
+    OPERATION_NAMES,
     RSP_EOPNOTSUPP,
     RSP_ERROR,
     RSP_OKAY,
     SEGMENT_SIZE,
+    SEGMENTS_PER_PAGE,
 )
 from xenpy.peek import PeekLayout
 from xenpy.trace import TraceRecord
 
-__all__ = ["OPERATIONS", "STATUSES", "decode", "peek"]
+__all__ = ["STATUSES", "decode", "peek"]
 
-OPERATIONS: Final = {
-    OP_READ: "read",
-    OP_WRITE: "write",
-    OP_WRITE_BARRIER: "barrier",
-    OP_FLUSH_DISKCACHE: "flush",
-    OP_DISCARD: "discard",
-}
 STATUSES: Final = {RSP_OKAY: "okay", RSP_ERROR: "error", RSP_EOPNOTSUPP: "eopnotsupp"}
 
 
@@ -51,16 +42,16 @@ def decode(layout: str, record: TraceRecord) -> Mapping[str, Value]:
     """
     abi = ABIS.get(layout, ABI_NATIVE)
     slot = record.request
-    operation, count, _, ident, sector = abi.header.unpack(slot[: abi.header.size])
-    _, _, status = abi.unpack_response(record.response[: abi.reply.size])
+    operation, count, _, ident, sector = abi.header.unpack(slot)
+    _, _, status = abi.unpack_response(record.response)
     fields: dict[str, Value] = {}
     if operation == OP_DISCARD:
-        _, flag, _, _, _, sectors = abi.discard.unpack(slot[: abi.discard.size])
+        _, flag, _, _, _, sectors = abi.discard.unpack(slot)
         fields = {"sectors": sectors, "flag": flag}
     elif operation == OP_INDIRECT:
-        _, inner, count, _, sector, _, *grefs = abi.indirect.unpack(slot[: abi.indirect.size])
+        _, inner, count, _, sector, _, *grefs = abi.indirect.unpack(slot)
         operation = inner
-        pages = -(-count * SEGMENT_SIZE // 4096)
+        pages = -(-count // SEGMENTS_PER_PAGE)
         fields = {"nr_segments": count, "indirect": [grefs[:pages]]}
         if record.detail:
             fields = {"sectors": record.detail, **fields}
@@ -70,7 +61,7 @@ def decode(layout: str, record: TraceRecord) -> Mapping[str, Value]:
         sectors = record.detail or sum(max(0, last - first + 1) for _, first, last in segments)
         fields = {"sectors": sectors, "nr_segments": count, "segments": segments}
     return {
-        "op": OPERATIONS.get(operation, f"operation-{operation}"),
+        "op": OPERATION_NAMES.get(operation, f"operation-{operation}"),
         "id": ident,
         "sector": sector,
         **fields,
@@ -84,7 +75,7 @@ def peek(keys: Mapping[str, str]) -> Peeked:
     abi = queues[0].abi
 
     def answers(request: bytes, response: bytes) -> bool:
-        _, operation, status = abi.unpack_response(response[: abi.reply.size])
+        _, operation, status = abi.unpack_response(response)
         # An indirect request's inner operation is what blkback names.
         return operation in request[: 1 + (request[0] == OP_INDIRECT)] and status in STATUSES
 

@@ -1397,8 +1397,8 @@ TAP_FAULTS: Final = (
     Fault(
         "tap: recorded for good",
         "xenpy/control.py",
-        "                trace.want(-1)\n",
-        "                trace.want(0)\n",
+        "                held.callback(trace.want, -1)\n",
+        "                held.callback(trace.want, 0)\n",
         f"{TAP}::test_it_costs_nothing_while_nobody_looks[native]",
         "a tap that is killed must leave nothing behind that costs",
     ),
@@ -1409,6 +1409,7 @@ TAP_FAULTS: Final = (
         "    if (passed != 0x80000000u)\n",
         f"{ENGINE}::test_who_looks_into_a_ring_sees_what_stands_there",
         "a response has a request's slot, and is none",
+        alone=True,
     ),
     Fault(
         "tap: requests answered between two looks",

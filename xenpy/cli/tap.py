@@ -42,7 +42,7 @@ A device that a xenpy daemon serves on this machine is tapped exactly: the engin
 request before it answers, and this reads along.  If it is too slow it loses requests, oldest
 first, and says how many; the guest waits for nobody.
 
-A device between two halves of others', Linux's xen-blkback and QEMU included, is tapped
+A device between two halves of others', such as Linux's xen-blkfront and xen-blkback, is tapped
 passively, in the backend's domain: its rings are mapped once more, to read, and looked at from
 time to time.  What was asked for and answered between two looks is lost, and counted; a latency
 is as exact as the interval is short.
@@ -110,11 +110,14 @@ def run(args: argparse.Namespace) -> int:
 
 async def _tap(args: argparse.Namespace, file: IO[bytes] | None) -> int:
     async with _source(args) as source:
-        sink = _shown(args, source) if file is None else _Captured(file, source)
-        return await _Tap(args, source, sink).run()
+        return await _Tap(args, source, _sink(args, source, file)).run()
 
 
-def _shown(args: argparse.Namespace, source: Source) -> Sink:
+def _sink(args: argparse.Namespace, source: Source, file: IO[bytes] | None) -> Sink:
+    from xenpy.capture import Writer
+
+    if file is not None:
+        return Writer(file, source.head)
     return _Shown(source, _print if args.json else _show)
 
 
@@ -128,16 +131,6 @@ class Sink(Protocol):
 
     def add(self, ring: int, records: bytes | memoryview) -> None: ...
     def end(self, tail: Tail) -> None: ...
-
-
-class _Captured:
-    """Into a file, as they are."""
-
-    def __init__(self, file: IO[bytes], source: Source) -> None:
-        from xenpy.capture import Writer
-
-        writer = Writer(file, source.head)
-        self.add, self.end = writer.add, writer.end
 
 
 class _Shown:

@@ -9,7 +9,7 @@ import errno
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import IO, Self
 
@@ -39,6 +39,24 @@ class Source(ABC):
     head: Head
     over: asyncio.Event
 
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as held:
+            await self._enter(held)
+            self._held = held.pop_all()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._held.aclose()
+
+    @abstractmethod
+    async def _enter(self, held: AsyncExitStack) -> None:
+        """Begin; what has to be ended goes into `held`."""
+
     @abstractmethod
     async def look(self) -> Sequence[tuple[int, bytes | memoryview]]:
         """What has been seen since the last call: a ring, and its records as they are in memory,
@@ -48,17 +66,6 @@ class Source(ABC):
     @abstractmethod
     def lost(self) -> int:
         """Requests of which too little was seen to show them."""
-
-    @abstractmethod
-    async def __aenter__(self) -> Self: ...
-
-    @abstractmethod
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None: ...
 
 
 class ExactSource(Source):
@@ -73,27 +80,15 @@ class ExactSource(Source):
         self.head = Head(device, answer.driver, answer.layout, answer.rings, start)
         self.over = asyncio.Event()
         self._answer = answer
-        self._held = ExitStack()
         self._readers: list[TraceReader] = []
 
-    async def __aenter__(self) -> Self:
-        with ExitStack() as held:
-            held.enter_context(self._answer)
-            loop = asyncio.get_running_loop()
-            # The daemon says nothing more: it can only end.
-            loop.add_reader(self._answer.fileno(), self.over.set)
-            held.callback(loop.remove_reader, self._answer.fileno())
-            self._readers = [held.enter_context(TraceReader(fd)) for fd in self._answer.fds]
-            self._held = held.pop_all()
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._held.close()
+    async def _enter(self, held: AsyncExitStack) -> None:
+        held.enter_context(self._answer)
+        loop = asyncio.get_running_loop()
+        # The daemon says nothing more: it can only end.
+        loop.add_reader(self._answer.fileno(), self.over.set)
+        held.callback(loop.remove_reader, self._answer.fileno())
+        self._readers = [held.enter_context(TraceReader(fd)) for fd in self._answer.fds]
 
     async def look(self) -> Sequence[tuple[int, bytes | memoryview]]:
         if all(reader.ended for reader in self._readers):
@@ -127,22 +122,13 @@ class PassiveSource(Source):
         self._tap = PassiveTap(store, device, peek, int(interval * NANOSECONDS))
         self.over = self._tap.over
 
-    async def __aenter__(self) -> Self:
-        await self._tap.__aenter__()
+    async def _enter(self, held: AsyncExitStack) -> None:
+        await held.enter_async_context(self._tap)
         peeked = self._tap.peeked
         self.head = Head(
             self._device, self._driver.name, peeked.name, len(peeked.refs), time.monotonic_ns(),
             exact=False, interval=self._interval,
         )  # fmt: skip
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self._tap.__aexit__(kind, error, traceback)
 
     async def look(self) -> Sequence[tuple[int, bytes | memoryview]]:
         return [(ring, RECORD.pack(*record)) for ring, record in await self._tap.look()]
@@ -168,15 +154,7 @@ class FileSource(Source):
         self.head = self._capture.head
         self.over = asyncio.Event()
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def _enter(self, held: AsyncExitStack) -> None:
         """The file is the caller's."""
 
     async def look(self) -> Sequence[tuple[int, bytes | memoryview]]:
