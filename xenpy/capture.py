@@ -3,7 +3,7 @@
 
 A line of JSON, the head; then chunks, each a ring's number, a count and so many records as they
 were in memory (`trace.RECORD`); then a chunk that is none, with a line of JSON: how it ended.
-Nothing is decoded while it is written, which costs more than to serve the request.
+Nothing is decoded while it is written (docs/design/tap.md has what that costs).
 """
 
 from __future__ import annotations

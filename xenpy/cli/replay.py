@@ -24,8 +24,8 @@ Ask a disk for what `xenpy tap` has seen another one asked for, as a frontend in
 same operations at the same places, of the same shape, in the order in which they were taken.  Then
 say whether every answer has the status that it had in the capture.
 
-The backend may be anybody's: xenpy's, the kernel's blkback, QEMU's.  A capture has no data: what is
-written is a pattern, so that a capture with writes destroys what is on the disk.
+The backend may be anybody's.  A capture has no data: what is written is a pattern, so that a
+capture with writes destroys what is on the disk.
 """
 EPILOG = """\
 examples:
