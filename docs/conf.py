@@ -47,6 +47,7 @@ man_pages = [
     ("man/xenpy-evtchn.1", "xenpy-evtchn", "bind event channels, and notify", [], 1),
     ("man/xenpy-tap.1", "xenpy-tap", "show what a live ring carries", [], 1),
     ("man/xenpy-replay.1", "xenpy-replay", "feed a capture to a disk", [], 1),
+    ("man/xenpy-proxy.8", "xenpy-proxy", "stand between a guest and its disk", [], 8),
     ("man/xenpy-doctor.1", "xenpy-doctor", "look whether this machine can do it", [], 1),
     ("man/xenpy-block.7", "xenpy-block", "disks for guests", [], 7),
 ]

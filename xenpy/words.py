@@ -79,6 +79,11 @@ class Words:
         except ValueError as error:
             raise ValueError(f"{self._what}: {key}: {error}") from None
 
+    def rest(self) -> Mapping[str, str]:
+        """All that has not been taken yet, for somebody else to check."""
+        left, self._left = self._left, {}
+        return left
+
     def end(self) -> None:
         """Nothing else may be there."""
         if self._left:

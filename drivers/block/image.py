@@ -16,11 +16,14 @@ from typing import Final
 from xenpy.backend import DeviceError
 from xenpy.drivers.block.filters.base import FilterMaker, FilterPlace
 from xenpy.drivers.block.filters.chain import parse_filters, wrap
+from xenpy.drivers.block.front_place import check_place
 from xenpy.drivers.block.image_lock import open_image_file
+from xenpy.drivers.block.operator_code import NOT_ALLOWED
 from xenpy.drivers.block.sector_unit import SectorUnit, parse_sector_unit
 from xenpy.drivers.block.settings import Settings
 from xenpy.drivers.block.store import SECTOR, Store
 from xenpy.drivers.block.stores.file import FileStore
+from xenpy.drivers.block.stores.front import FrontStore
 from xenpy.drivers.block.stores.memory import MemoryStore
 from xenpy.drivers.block.stores.nbd import open_nbd_store
 from xenpy.drivers.block.stores.nbd_address import NbdAddress
@@ -31,9 +34,8 @@ from xenpy.words import parse_size
 __all__ = ["SCHEMES", "ImageKeys", "open_image", "parse_target"]
 
 NBD_SCHEMES: Final = ("nbd", "nbds", "nbd+unix", "nbds+unix")
-SCHEMES: Final = ("memory", "null", "python", *NBD_SCHEMES)
+SCHEMES: Final = ("memory", "null", "python", "xen", *NBD_SCHEMES)
 """What a target may begin with; anything else is a path."""
-PYTHON_HINT: Final = "a python: target runs code in the daemon; allow it with python=1 at its start"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,8 @@ def parse_target(params: str) -> str:
     if scheme in ("memory", "null"):
         if parse_size(rest) < SECTOR:
             raise ValueError(f"{target!r}: a disk has at least one sector")
+    elif scheme == "xen":
+        check_place(rest)
     elif scheme in NBD_SCHEMES:
         NbdAddress.parse(target)
     return target
@@ -138,8 +142,10 @@ def _open(target: str, settings: Settings, *, readonly: bool) -> Store:
         return NullStore(parse_size(rest), readonly=readonly)
     if scheme == "python":
         if not settings.python:
-            raise DeviceError(PYTHON_HINT)
+            raise DeviceError(f"a python: target {NOT_ALLOWED}")
         return open_python_store(rest, readonly=readonly)
+    if scheme == "xen":
+        return FrontStore(rest, readonly=readonly)
     return open_nbd_store(NbdAddress.parse(target), readonly=readonly)
 
 

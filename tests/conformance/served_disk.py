@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import suppress
 
 import pytest
@@ -26,6 +26,7 @@ class Served:
 
     def __init__(self, env: FakeFramework, offers: dict[str, str]) -> None:
         self._daemon = Daemon()
+        self._over = False
         self._store = self._daemon.run(self._open(env))
         self.backend = ModelBackend(env, self._store, offers=offers)
         self._daemon.run(self.backend.make())
@@ -38,7 +39,9 @@ class Served:
         return asyncio.create_task(self._serve())
 
     async def _serve(self) -> None:
-        while True:
+        while not self._over:
+            # An error of the rings, when a frontend has been taken away, may even stand in for
+            # the task's being cancelled.
             with suppress(OSError):
                 await self.backend.connect()
                 async with self.backend.serving():
@@ -47,10 +50,15 @@ class Served:
                 await self.backend.say(state=2)
 
     async def _end(self) -> None:
+        self._over = True
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
         await self.backend.close()
         await self._store.close()
+
+    def run(self, work: Coroutine[object, object, None]) -> None:
+        """In its thread, beside what it serves."""
+        self._daemon.run(work)
 
     def close(self) -> None:
         self._daemon.run(self._end())

@@ -12,7 +12,16 @@ from pathlib import Path
 
 from xenpy.xenstore import Store, Transaction
 
-__all__ = ["USUAL", "Nodes", "a_loop", "blkback_module", "run", "unload_blkback"]
+__all__ = [
+    "DEVID",
+    "ELSEWHERE",
+    "USUAL",
+    "Nodes",
+    "a_loop",
+    "blkback_module",
+    "run",
+    "unload_blkback",
+]
 
 DEVID = 51824
 """xvdh."""

@@ -37,6 +37,7 @@ from xenpy.cli import (
     ls,
     main,
     new,
+    proxy,
     reconfigure,
     replay,
     run,
@@ -122,6 +123,10 @@ def accepted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[Seque
         serve.options_of(args, find_driver(args.driver))
         return 0
 
+    def between(args: argparse.Namespace) -> int:
+        proxy.plan_of(args, find_driver(args.driver))
+        return 0
+
     def named(args: argparse.Namespace) -> int:
         assert device_path(args.device, DOM0).startswith("/local/domain/0/")
         return 0
@@ -141,6 +146,7 @@ def accepted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[Seque
     ):  # fmt: skip
         monkeypatch.setattr(module, "run", lambda _: 0)
     monkeypatch.setattr(serve, "run", options)
+    monkeypatch.setattr(proxy, "run", between)
     monkeypatch.setattr(run, "run", own)
     for verb in ("run_listen", "run_connect"):
         monkeypatch.setattr(vchan, verb, lambda _: 0)

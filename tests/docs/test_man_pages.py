@@ -53,6 +53,7 @@ PAGES = {
     ("evtchn", "ls"): "xenpy-evtchn.1",
     ("tap",): "xenpy-tap.1",
     ("replay",): "xenpy-replay.1",
+    ("proxy",): "xenpy-proxy.8",
 }
 
 

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -291,6 +292,76 @@ def test_the_same_seed_fails_the_same_calls(caplog: pytest.LogCaptureFixture) ->
     (seed,) = re.findall(r"seed=(\d+)", caplog.text)
     assert run(f"error,probability=0.3,seed={seed}") == chance
     assert {*chance} == {None, errno.EIO}
+
+
+# ------------------------------------------------------------------ drop
+
+
+def test_a_disk_that_says_it_has_written() -> None:
+    store = over("drop,operation=write,from=8K,to=16K")
+    put(store, 7680, b"x" * 512)
+    put(store, 8192, b"x" * 512)
+    assert get(store, 7680, 1024) == b"x" * 512 + bytes(512)
+    store.close()
+
+
+def test_a_flush_that_flushes_nothing_succeeds_and_reads_are_never_lost() -> None:
+    class Broken(MemoryStore):
+        def flush(self) -> None:
+            raise OSError(errno.EIO, "lost")
+
+    lower = Broken(SIZE)
+    put(lower, 0, b"x" * 512)
+    store = over("drop", lower)
+    store.flush()
+    store.discard(0, 512)
+    store.zero(0, 512)
+    put(store, 0, bytes(512))
+    assert get(store, 0, 512) == b"x" * 512
+    store.close()
+    with pytest.raises(ValueError, match="operation is 'read'; give one of all, write, flush"):
+        parse_filters("drop,operation=read")
+
+
+# ------------------------------------------------------------------ python
+
+
+CODE = """
+from xenpy.drivers.block.filters.base import Filter
+
+class Louder(Filter):
+    def __init__(self, lower, by="1"):
+        super().__init__(lower)
+        self.by = int(by)
+    def readv(self, buffers, offset):
+        super().readv(buffers, offset)
+        for buffer in buffers:
+            buffer[:] = bytes(byte + self.by for byte in buffer)
+
+class Other:
+    pass
+"""
+
+
+def test_a_filter_of_the_operator_s_own(tmp_path: Path) -> None:
+    path = tmp_path / "louder.py"
+    path.write_text(CODE)
+    words = f"python,class={path}:Louder,by=5"
+    with pytest.raises(DeviceError, match=r"a python filter runs code .* allow it with python=1"):
+        over(words)
+    allowed = replace(PLACE, python=True)
+    store = wrap(MemoryStore(SIZE), parse_filters(words), allowed)
+    assert get(store, 0, 512) == b"\5" * 512
+    assert store.native is None
+    store.close()
+    for words, part in (
+        (f"python,class={path}:Other", "no subclass of xenpy.drivers.block.filters.base.Filter"),
+        (f"python,class={path}:Louder,to=5", "unexpected keyword argument 'to'"),
+        (f"python,class={path}:Louder,by=much", "ValueError"),
+        ("python,class=louder.py:Louder", "not an absolute path"),
+    ):
+        with pytest.raises(DeviceError, match=part):
+            wrap(MemoryStore(SIZE), parse_filters(words), allowed)
 
 
 # ------------------------------------------------------------------ delay, rate

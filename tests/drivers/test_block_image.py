@@ -153,7 +153,7 @@ def test_a_filter_that_cannot_be_used_leaves_nothing_open(image: Path, tmp_path:
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        ("slow", "there is no filter 'slow'; there are cow, delay, error"),
+        ("slow", "there is no filter 'slow'; there are cow, delay, drop, error"),
         ("delay,red=5", "delay has no 'red'; it takes read, write, flush"),
         ("delay,read", "delay: 'read' is not key=value"),
         ("delay,read=1,read=2", "given twice"),

@@ -8,22 +8,29 @@ import logging
 import os
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from unittest.mock import patch
 
 import pytest
 
+from conformance.block_front import eventually
+from conformance.block_front_suite import Access
+from conformance.fake_framework import FakeFramework
+from conformance.framework_front import Guest, Host
 from conformance.nbd_server import QemuNbd, have_libnbd
 from conformance.store_contract_suite import *  # noqa: F403 - the tests themselves
 from conformance.store_contract_suite import SIZE, StoreKind
+from conformance.store_thread import StoreThread
 from fences import ROOT
 from xenpy.devlog import BoundedLog
 from xenpy.drivers.block.filters.base import Filter, FilterPlace
 from xenpy.drivers.block.filters.chain import FILTERS, parse_filters, wrap
+from xenpy.drivers.block.front import BlockDevice
 from xenpy.drivers.block.store import Buffer, Store
 from xenpy.drivers.block.stores.file import FileStore
+from xenpy.drivers.block.stores.front import FrontStore
 from xenpy.drivers.block.stores.guarded import Guarded
 from xenpy.drivers.block.stores.memory import MemoryStore
 from xenpy.drivers.block.stores.nbd import open_nbd_store
@@ -35,7 +42,8 @@ Make = Callable[[pytest.FixtureRequest, Path], StoreKind]
 
 
 def place(*, readonly: bool = False) -> FilterPlace:
-    return FilterPlace("vbd3/1/51712", readonly, BoundedLog(logging.getLogger("t"), "t"))
+    log = BoundedLog(logging.getLogger("t"), "t")
+    return FilterPlace("vbd3/1/51712", readonly, log, python=True)
 
 
 @contextmanager
@@ -79,6 +87,42 @@ def nbd(request: pytest.FixtureRequest, directory: Path, *, form: str) -> StoreK
     @contextmanager
     def gone(_: Store) -> Iterator[None]:
         with patch.object(type(_), "_run", side_effect=OSError(errno.EIO, "lost")):
+            yield
+
+    return StoreKind(opened, break_flush=gone)
+
+
+def xen(request: pytest.FixtureRequest, directory: Path) -> StoreKind:
+    """A file that a daemon of ours serves, over the fakes."""
+    held = ExitStack()
+    request.addfinalizer(held.close)
+    xenstored = held.enter_context(StoreThread())
+    env = FakeFramework(xenstored)
+    held.callback(env.close)
+    host = Host(env)
+    held.callback(host.close)
+    image = directory / "disk.img"
+    image.touch()
+    os.truncate(image, SIZE)
+    guest = Guest(host, image, 51728)
+    held.callback(guest.remove)
+    guest.wait("2")
+    known = xenstored.ask(lambda fake: len(fake.peers))
+
+    class Settled(FrontStore):
+        """Closed once xenstored, which is in this very process, has closed its end too."""
+
+        def close(self) -> None:
+            super().close()
+            eventually(lambda: xenstored.ask(lambda fake: len(fake.peers)) == known)
+
+    def opened(readonly: bool) -> Store:
+        path, store_path = guest.front_path, env.store_path()
+        return Settled(path, readonly=readonly, store_path=store_path, xen=Access(env))
+
+    @contextmanager
+    def gone(_: Store) -> Iterator[None]:
+        with patch.object(BlockDevice, "flush", side_effect=OSError(errno.EIO, "lost")):
             yield
 
     return StoreKind(opened, break_flush=gone)
@@ -153,7 +197,7 @@ def shown(request: pytest.FixtureRequest, directory: Path, *, words: str, keeps:
 
 def filtered(request: pytest.FixtureRequest, directory: Path, *, words: str) -> StoreKind:
     """A filter in front of a fragile store; read-only, below the filter."""
-    words = words.replace("DIR", str(directory))
+    words = words.replace("DIR", str(directory)).replace("HOWTO", f"{ROOT}/docs/howto")
     makers = parse_filters(words)
     Fragile.content = bytearray(SIZE)
 
@@ -168,6 +212,7 @@ def filtered(request: pytest.FixtureRequest, directory: Path, *, words: str) -> 
 
 WORDS = [
     "cow", "cow,overlay=DIR/overlay", "delay,read=0.1,write=0.1,flush=0.1", "error,probability=0",
+    "drop,probability=0", "python,class=HOWTO/rotate_filter.py:Rotate,bits=3",
     "log,path=DIR/log", "rate,bps=1G,iops=1000000", "stats",
     "log,path=DIR/log,limit=1K stats error,errno=ENOSPC,from=1G,to=2G delay,read=0.01",
     "stats cow,overlay=DIR/overlay stats,name=lower rate,iops=1000000",
@@ -181,6 +226,7 @@ KINDS: dict[str, Make] = {
     "nbd raw": partial(nbd, form="raw"),
     "nbd qcow2": partial(nbd, form="qcow2"),
     "python": python,
+    "xen": xen,
     "ram_store": partial(shown, words=f"ram_store.py:RamStore?size={SIZE}", keeps=False),
     "striped_store": partial(
         shown,

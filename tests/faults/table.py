@@ -570,10 +570,35 @@ DISK_FAULTS: Final = (
     Fault(
         "disk: a guest's code without leave",
         "drivers/block/image.py",
-        "        if not settings.python:\n            raise DeviceError(PYTHON_HINT)\n",
+        "        if not settings.python:\n"
+        '            raise DeviceError(f"a python: target {NOT_ALLOWED}")\n',
         "",
         "tests/drivers/test_block_image.py::test_a_python_target_is_allowed_by_the_operator_alone",
         "whoever may name an image could run code with the daemon's rights",
+    ),
+    Fault(
+        "disk: a filter's code without leave",
+        "drivers/block/filters/python.py",
+        "        if not place.python:\n",
+        "        if False:\n",
+        "tests/drivers/test_block_filters.py::test_a_filter_of_the_operator_s_own",
+        "whoever may name a filter could run code with the daemon's rights",
+    ),
+    Fault(
+        "disk: a flush that stops at the proxy",
+        "drivers/block/stores/front.py",
+        "        if disk.flush or disk.barrier:\n",
+        "        if False:\n",
+        "tests/drivers/test_block_store_contract.py::test_a_failed_flush_is_final[xen]",
+        "the guest is told that its data is safe, and the disk behind was never asked",
+    ),
+    Fault(
+        "disk: a guest's page in the proxy's other loop",
+        "drivers/block/stores/front.py",
+        'self._device.pwrite(b"".join(buffers), offset)',
+        "self._device.pwritev(buffers, offset)",
+        "tests/drivers/test_proxy_fake.py::test_an_error_keeps_none_of_the_guest_s_pages",
+        "what an error keeps alive there keeps the page mapped after the device has closed",
     ),
     Fault(
         "disk: memory taken over by another daemon",

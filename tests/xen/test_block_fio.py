@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,14 +12,13 @@ import pytest
 
 from conformance.daemon_process import DaemonProcess
 from conformance.dom0_disk import attached
+from conformance.fio import OPERATIONS, SEED, fio
 from conformance.guests import MIB, make_image
 from conformance.nbd_server import QemuNbd
 from conformance.stock_backends import a_loop
 from xenpy.vm import disk
 
 SIZE = 32 * MIB
-OPERATIONS = 600
-SEED = 20261124
 IN_C = ("file", "direct", "device", "device-4096", "memory")
 CALLED = ("file", "nbd", "python", "cow")
 IN_PYTHON = ("file", "device-4096", "nbd", "python")
@@ -56,19 +54,6 @@ def target(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[list[str]
                 "python": "python:/root/xenpy/docs/howto/ram_store.py:RamStore?size=32M",
             }
             yield [places.get(store, str(image))]
-
-
-def fio(path: Path, *words: str) -> list[dict[str, Any]]:
-    """What fio says of its jobs, each of which has `OPERATIONS` to do."""
-    text = disk.run(
-        "fio", "--name=verify", f"--filename={path}", "--ioengine=libaio", "--direct=1",
-        "--rw=randrw", "--bsrange=4k-44k", "--blockalign=4k", "--iodepth=32",
-        "--verify=crc32c", "--verify_fatal=1", "--verify_backlog=128", f"--randseed={SEED}",
-        f"--number_ios={OPERATIONS}", "--io_size=4g", "--fsync=64", "--output-format=json",
-        *words,
-    )  # fmt: skip
-    jobs: list[dict[str, Any]] = json.loads(text[text.index("{") :])["jobs"]
-    return jobs
 
 
 def check(jobs: list[dict[str, Any]], daemon: DaemonProcess) -> None:

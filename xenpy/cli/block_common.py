@@ -4,18 +4,13 @@
 from __future__ import annotations
 
 import argparse
-import errno
-import re
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from xenpy.cli.common import add_common_options, seconds, size, wrong_usage
 from xenpy.cli.errors import UsageError
-from xenpy.drivers.block.vdev import parse_vdev
-from xenpy.errors import XenError
-from xenpy.paths import frontend_path
+from xenpy.drivers.block import front_place
 from xenpy.types import DomId
 from xenpy.xenstore import Store
 
@@ -26,8 +21,7 @@ __all__ = ["CHUNK", "add_disk_options", "device_path", "opened", "size", "within
 
 CHUNK: Final = 4 << 20
 """Bytes read or written at a time."""
-KIND: Final = "vbd"
-SYSFS: Final = Path("/sys/bus/xen/devices")
+SYSFS: Final = front_place.SYSFS
 
 
 def add_disk_options(parser: argparse.ArgumentParser) -> None:
@@ -60,10 +54,8 @@ def device_path(device: str, domid: DomId) -> str:
     Raises:
         UsageError: it names nothing.
     """
-    if device.startswith("/"):
-        return device
     with wrong_usage():
-        return frontend_path(domid, KIND, parse_vdev(device))
+        return front_place.device_path(device, domid)
 
 
 @asynccontextmanager
@@ -86,24 +78,12 @@ async def opened(args: argparse.Namespace) -> AsyncGenerator[BlockDevice]:
         )
     async with Store.open(args.store) as store:
         path = device_path(args.device, await store.domid())
-        _leave_to_the_kernel(path)
+        front_place.leave_to_the_kernel(path, SYSFS)
         async with BlockDevice(
             store, path, wishes=wishes, timeout=args.timeout, answer_bound=args.timeout,
             take_over=args.take_over,
         ) as disk:  # fmt: skip
             yield disk
-
-
-def _leave_to_the_kernel(path: str) -> None:
-    """Two drivers on one device would take each other's rings away."""
-    found = re.search(rf"/device/({KIND})/(\d+)$", path)
-    if found is None:
-        return
-    name = f"{found[1]}-{found[2]}"
-    driver = SYSFS / name / "driver"
-    if driver.exists():
-        hint = f"the kernel drives it; echo {name} > {driver.resolve()}/unbind"
-        raise XenError(errno.EBUSY, "open", hint, path=path)
 
 
 def within(args: argparse.Namespace, disk: BlockDevice) -> tuple[int, int]:

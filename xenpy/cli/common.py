@@ -172,11 +172,14 @@ def add_rundir(parser: argparse.ArgumentParser, default: str = RUNDIR) -> None:
     )
 
 
-def add_device_options(parser: argparse.ArgumentParser, driver: str | None = None) -> None:
+def add_device_options(
+    parser: argparse.ArgumentParser, driver: str | None = None, *, served_here: bool = False
+) -> None:
     """Arguments that name one device: DRIVER DOMID key=value...
 
     Args:
         driver: of a verb that is this driver's own; it is not asked for then.
+        served_here: the backend is this process, and its domain no question.
     """
     if driver is None:
         parser.add_argument("driver", metavar="DRIVER", help="e.g. block; or FILE.py[:CLASS]")
@@ -188,9 +191,10 @@ def add_device_options(parser: argparse.ArgumentParser, driver: str | None = Non
         "--kind", metavar="KIND", type=kind,
         help="directory below backend/ (default: the driver's)",
     )  # fmt: skip
-    parser.add_argument(
-        "--backend", metavar="DOMID", type=domid, default=DOM0, help="the backend's domain (0)"
-    )
+    if not served_here:
+        parser.add_argument(
+            "--backend", metavar="DOMID", type=domid, default=DOM0, help="the backend's domain (0)"
+        )
     parser.add_argument(
         "--timeout", metavar="SECONDS", type=seconds, default=10.0, help="how long to wait (10)"
     )

@@ -29,6 +29,7 @@ from xenpy.cli import (
     ls,
     new,
     protocol,
+    proxy,
     reconfigure,
     replay,
     run,
@@ -60,6 +61,7 @@ examples:
   xenpy vchan listen 7 data/log > log                 bytes from another domain
   xenpy ls                                            all devices, whoever serves them
   xenpy tap vbd3/7/51728                              what a disk's ring carries
+  xenpy proxy block 7 vdev=xvdc target=xvdb           stand between a guest and its disk
   xenpy grant ls                                      who has mapped what
   xenpy doctor                                        what this machine lacks
 """
@@ -77,7 +79,7 @@ def parser() -> argparse.ArgumentParser:
     verbs = top.add_subparsers(title="verbs", metavar="VERB", required=True)
     verbs_in_order = (
         serve, run, new, protocol, attach, reconfigure, detach, block, console, vchan, ls,
-        tap, replay, doctor, grant, evtchn,
+        tap, replay, proxy, doctor, grant, evtchn,
     )  # fmt: skip
     for verb in verbs_in_order:
         verb.add_parser(verbs)

@@ -60,9 +60,11 @@ What a disk may be made of, files, memory, NBD servers, Python: `xenpy attach --
 filters of block, all repeatable; `filter=` of `xenpy attach` names those of one disk:
   cow[,overlay=FILE]            keep changes in FILE, or until the daemon ends
   delay[,read=MS,write=MS,flush=MS]
+  drop[,probability=P,operation=write|flush|discard|zero|all,from=SIZE,to=SIZE,seed=N]
   error[,probability=P,operation=read|write|flush|discard|zero|all,errno=EIO,
         from=SIZE,to=SIZE,seed=N]
   log,path=FILE[,limit=SIZE]    a line for each call
+  python,class=FILE.py:CLASS[,key=value]      your own; needs python=1
   rate[,bps=SIZE,iops=N]
   readonly
   stats[,name=NAME]             calls, bytes and latencies among the counters

@@ -33,11 +33,13 @@ class FilterPlace:
         device: the disk's name, KIND/DOMID/DEVID.
         readonly: nobody will write to the disk.
         log: the disk's own.
+        python: the operator lets code of his own run in the daemon.
     """
 
     device: str
     readonly: bool
     log: logging.LoggerAdapter[logging.Logger]
+    python: bool = False
 
 
 class FilterMaker(Protocol):

@@ -11,8 +11,10 @@ from typing import Final
 from xenpy.drivers.block.filters.base import FilterMaker, FilterPlace
 from xenpy.drivers.block.filters.cow import Cow
 from xenpy.drivers.block.filters.delay import Delay
+from xenpy.drivers.block.filters.drop import Drop
 from xenpy.drivers.block.filters.error import Errors
 from xenpy.drivers.block.filters.log import Log
+from xenpy.drivers.block.filters.python import Python
 from xenpy.drivers.block.filters.rate import Rate
 from xenpy.drivers.block.filters.readonly import Readonly
 from xenpy.drivers.block.filters.stats import Stats
@@ -24,8 +26,10 @@ __all__ = ["FILTERS", "parse_filters", "wrap"]
 FILTERS: Final[Mapping[str, Callable[[Words], FilterMaker]]] = {
     "cow": Cow.parse,
     "delay": Delay.parse,
+    "drop": Drop.parse,
     "error": Errors.parse,
     "log": Log.parse,
+    "python": Python.parse,
     "rate": Rate.parse,
     "readonly": Readonly.parse,
     "stats": Stats.parse,

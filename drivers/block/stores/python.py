@@ -6,15 +6,11 @@ It runs in the daemon, with all its rights, so the operator has to allow it firs
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import sys
-from pathlib import Path
-from types import ModuleType
 from typing import Final
 from urllib.parse import parse_qsl
 
 from xenpy.backend import DeviceError
+from xenpy.drivers.block.operator_code import make, split
 from xenpy.drivers.block.store import SECTOR_SIZES, Store
 from xenpy.drivers.block.stores.guarded import Guarded
 
@@ -30,50 +26,20 @@ def open_python_store(words: str, *, readonly: bool) -> Store:
         DeviceError: there is no such class, or it does not want to be made.
     """
     name, _, query = words.partition("?")
-    place, colon, class_name = name.rpartition(":")
-    if not colon or not class_name.isidentifier():
-        raise DeviceError(f"{words!r} names no class; give {FORM}")
+    try:
+        place, class_name = split(name)
+    except ValueError:
+        raise DeviceError(f"{words!r} names no class; give {FORM}") from None
     try:
         options = dict(parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query)))
     except ValueError as error:
         raise DeviceError(f"{query!r} is not key=value&key=value") from error
-    inner = _make(place, class_name, options)
+    inner = make(Store, place, class_name, **options)  # type: ignore[type-abstract]
     problem = _problem(inner, readonly=readonly)
     if problem:
         inner.close()
         raise DeviceError(f"{class_name} of {place} {problem}")
     return Guarded(inner, readonly=readonly)
-
-
-def _make(place: str, class_name: str, options: dict[str, str]) -> Store:
-    try:
-        found: object = getattr(_module(place), class_name)
-        if not (isinstance(found, type) and issubclass(found, Store)):
-            raise DeviceError(f"{class_name} of {place} is no subclass of {Store.__module__}.Store")
-        return found(**options)
-    except DeviceError:
-        raise
-    except Exception as error:
-        # Somebody else's code runs here, and may fail in any way.
-        text = f"{type(error).__name__}: {error}"
-        raise DeviceError(f"cannot make {class_name} of {place}: {text}") from error
-
-
-def _module(place: str) -> ModuleType:
-    """A file is run anew for each disk, so that a change of it shows at the next attach."""
-    if not place.endswith(".py"):
-        return importlib.import_module(place)
-    if not Path(place).is_absolute():
-        raise DeviceError(f"{place!r} is not an absolute path: the daemon has no directory")
-    name = f"xenpy_store_{Path(place).stem}"
-    spec = importlib.util.spec_from_file_location(name, place)
-    if spec is None or spec.loader is None:
-        raise DeviceError(f"{place} cannot be loaded")
-    module = importlib.util.module_from_spec(spec)
-    # Dataclasses look their own module up there.
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def _problem(store: Store, *, readonly: bool) -> str:
