@@ -43,6 +43,7 @@ man_pages = [
     ("man/xenpy-console.8", "xenpy-console", "consoles of guests", [], 8),
     ("man/xenpy-vchan.1", "xenpy-vchan", "standard input and output to another domain", [], 1),
     ("man/xenpy-ls.1", "xenpy-ls", "all devices, whoever serves them", [], 1),
+    ("man/xenpy-top.1", "xenpy-top", "the busiest devices, and what they cost", [], 1),
     ("man/xenpy-grant.1", "xenpy-grant", "share pages, map those of others", [], 1),
     ("man/xenpy-evtchn.1", "xenpy-evtchn", "bind event channels, and notify", [], 1),
     ("man/xenpy-tap.1", "xenpy-tap", "show what a live ring carries", [], 1),

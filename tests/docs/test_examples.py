@@ -43,6 +43,7 @@ from xenpy.cli import (
     run,
     serve,
     tap,
+    top,
     vchan,
 )
 from xenpy.cli.block_common import device_path
@@ -142,7 +143,7 @@ def accepted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[Seque
 
     for module in (
         console_every, console_give_back, console_take, doctor, evtchn_bind, evtchn_ls,
-        evtchn_notify, grant_copy, grant_ls, grant_map, grant_share, ls, new, tap,
+        evtchn_notify, grant_copy, grant_ls, grant_map, grant_share, ls, new, tap, top,
     ):  # fmt: skip
         monkeypatch.setattr(module, "run", lambda _: 0)
     monkeypatch.setattr(serve, "run", options)

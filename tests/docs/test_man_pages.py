@@ -43,6 +43,7 @@ PAGES = {
     ("vchan", "listen"): "xenpy-vchan.1",
     ("vchan", "connect"): "xenpy-vchan.1",
     ("ls",): "xenpy-ls.1",
+    ("top",): "xenpy-top.1",
     ("doctor",): "xenpy-doctor.1",
     ("grant", "share"): "xenpy-grant.1",
     ("grant", "map"): "xenpy-grant.1",

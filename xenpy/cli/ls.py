@@ -88,32 +88,37 @@ def add_parser(verbs: Verbs) -> None:
 def run(args: argparse.Namespace) -> int:
     async def look() -> None:
         async with Store.open(args.store) as store:
-            own = await store.domid()
-
-            async def lines_now() -> list[Line]:
-                return [
-                    Line(
-                        device,
-                        served_by(device, own, os.path.abspath(args.rundir)),
-                        counters(device, own),
-                    )
-                    for device in await list_devices(store, args.kinds)
-                ]
-
-            lines, at = await lines_now(), time.monotonic()
+            lines, at = await lines_now(store, args), time.monotonic()
             if args.watch is None:
                 print(_as_json(lines) if args.json else _table(lines), end="", flush=True)
             while args.watch is not None:
                 await asyncio.sleep(args.watch)
-                before, since = {_key(line): line for line in lines}, at
-                lines, at = await lines_now(), time.monotonic()
-                rates = [_rates(line, before.get(_key(line)), at - since) for line in lines]
+                before, since = lines, at
+                lines, at = await lines_now(store, args), time.monotonic()
+                rates = rates_of(lines, before, at - since)
                 clear = CLEAR if sys.stdout.isatty() and not args.json else ""
                 shown = _as_json(lines, rates) if args.json else _table(lines, rates)
                 print(clear + shown, end="", flush=True)
 
     asyncio.run(look())
     return 0
+
+
+async def lines_now(store: Store, args: argparse.Namespace) -> list[Line]:
+    """The devices of `args.kinds`, and what they have done so far."""
+    own, rundir = await store.domid(), os.path.abspath(args.rundir)
+    return [
+        Line(device, served_by(device, own, rundir), counters(device, own))
+        for device in await list_devices(store, args.kinds)
+    ]
+
+
+def rates_of(
+    lines: Sequence[Line], before: Sequence[Line], seconds: float
+) -> list[Mapping[str, float]]:
+    """How many a second each of `lines` has done of what is counted since `before`."""
+    known = {_key(line): line for line in before}
+    return [_rates(line, known.get(_key(line)), seconds) for line in lines]
 
 
 def _key(line: Line) -> tuple[DomId, str]:

@@ -35,6 +35,7 @@ from xenpy.cli import (
     run,
     serve,
     tap,
+    top,
     vchan,
 )  # fmt: skip
 from xenpy.cli.errors import EXIT_FAILED, EXIT_NO_XEN, EXIT_USAGE, DriverError, UsageError
@@ -60,6 +61,7 @@ examples:
   xenpy block read xvdb > image                       in a guest: a disk without the kernel
   xenpy vchan listen 7 data/log > log                 bytes from another domain
   xenpy ls                                            all devices, whoever serves them
+  xenpy top                                           the busiest first
   xenpy tap vbd3/7/51728                              what a disk's ring carries
   xenpy proxy block 7 vdev=xvdc target=xvdb           stand between a guest and its disk
   xenpy grant ls                                      who has mapped what
@@ -69,21 +71,21 @@ examples:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    top = argparse.ArgumentParser(
+    whole = argparse.ArgumentParser(
         prog="xenpy",
         description="Xen paravirtual drivers in Python.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    top.add_argument("--version", action="version", version=f"xenpy {__version__}")
-    verbs = top.add_subparsers(title="verbs", metavar="VERB", required=True)
+    whole.add_argument("--version", action="version", version=f"xenpy {__version__}")
+    verbs = whole.add_subparsers(title="verbs", metavar="VERB", required=True)
     verbs_in_order = (
         serve, run, new, protocol, attach, reconfigure, detach, block, console, vchan, ls,
-        tap, replay, proxy, doctor, grant, evtchn,
+        top, tap, replay, proxy, doctor, grant, evtchn,
     )  # fmt: skip
     for verb in verbs_in_order:
         verb.add_parser(verbs)
-    return top
+    return whole
 
 
 def _complain(error: Exception, *, as_json: bool) -> None:
@@ -106,11 +108,11 @@ def _status(error: Exception) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.  Returns the exit status."""
-    top = parser()
-    args, rest = top.parse_known_args(argv)
+    whole = parser()
+    args, rest = whole.parse_known_args(argv)
     if rest:
         if "words" not in args or any(word.startswith("-") for word in rest):
-            top.error(f"unrecognized arguments: {' '.join(rest)}")
+            whole.error(f"unrecognized arguments: {' '.join(rest)}")
         # argparse gives words that stand behind an option to nobody.
         args.words += rest
     level = logging.DEBUG if args.verbose else logging.WARNING if args.quiet else logging.INFO
