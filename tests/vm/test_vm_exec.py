@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import HARNESS, Xenvm, is_alive, qemu_of, wait_until
+from conftest import HARNESS, ROOT, Xenvm, is_alive, qemu_of, wait_until
 
 SLEEP = "echo ready; sleep 600"
 
@@ -45,6 +45,30 @@ def test_fresh_machines_see_nothing_of_each_other(xenvm: Xenvm) -> None:
         done = xenvm.run("exec", "--fresh", "--", script)
         assert done.returncode == 0
         assert done.stdout == b"1\n"
+
+
+def test_a_fresh_machine_has_this_checkout_and_not_the_snapshot_s(
+    xenvm: Xenvm, tmp_path: Path
+) -> None:
+    """Only what differs is sent: files that are other, new, or gone since."""
+    copy = tmp_path / "xenpy"
+    subprocess.run(["git", "clone", "-q", ROOT, copy], check=True)
+    with (copy / "xenpy/types.py").open("a") as file:
+        file.write("CHANGED = 1\n")
+    (copy / "xenpy/added.py").write_text("NEW = 1\n")
+    (copy / "README.md").unlink()
+    (copy / "docs/howto/xor.py").unlink()
+    listing = "find . -name .git -prune -o -type f -print | LC_ALL=C sort | xargs sha256sum"
+    here = subprocess.check_output(listing, shell=True, cwd=copy, text=True).splitlines()
+    done = subprocess.run(
+        [copy / "vagrant/xenvm", "exec", "--fresh", "--", listing],
+        capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    there = [line for line in done.stdout.splitlines() if not line.endswith((".so", "-worker"))]
+    assert there == here
+    assert len(there) < len(done.stdout.splitlines()), "what was built is there as well"
+    assert "./xenpy/added.py" in done.stdout
+    assert "  ./README.md" not in done.stdout
 
 
 def test_two_machines_at_a_time(xenvm: Xenvm) -> None:

@@ -10,14 +10,15 @@ from __future__ import annotations
 import io
 import subprocess
 import tarfile
+from collections.abc import Container
 from pathlib import Path
 
 from xenpy.vm import namespace, progress
-from xenpy.vm.cache import Cache
+from xenpy.vm.cache import Cache, digest
 from xenpy.vm.checkout import Checkout
 from xenpy.vm.image import Image
 
-__all__ = ["built_files", "ensure", "pack_built"]
+__all__ = ["built_files", "digests", "ensure", "pack_built"]
 
 _SCRIPT = """
 cd /mnt/source
@@ -72,12 +73,19 @@ def built_files(built: Path) -> list[Path]:
     )
 
 
-def pack_built(built: Path) -> bytes:
-    """A tar of them, to be unpacked over the checkout in dom0."""
+def digests(built: Path) -> dict[str, str]:
+    """What each of them is, by the name that `pack_built` gives it."""
+    return {str(path.relative_to(built)): digest(path.read_bytes()) for path in built_files(built)}
+
+
+def pack_built(built: Path, names: Container[str] | None = None) -> bytes:
+    """A tar of them, or of those among `names`, to be unpacked over the checkout in dom0."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for path in built_files(built):
             info = tarfile.TarInfo(str(path.relative_to(built)))
+            if names is not None and info.name not in names:
+                continue
             data = path.read_bytes()
             info.size, info.mode, info.mtime = len(data), 0o755, int(path.stat().st_mtime)
             tar.addfile(info, io.BytesIO(data))

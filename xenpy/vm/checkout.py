@@ -76,6 +76,15 @@ class Checkout:
         """Changes when the extensions must be built again."""
         return digest(*(part for name in self.c_files() for part in (name, self._content(name))))
 
+    def digests(self) -> dict[str, str]:
+        """What each file is, by its name: its content, and whether it is a program or a link."""
+        found: dict[str, str] = {}
+        for name in self.files:
+            path = self.root / name
+            kind = "link" if path.is_symlink() else f"{_mode(path):o}"
+            found[name] = digest(kind, self._content(name))
+        return found
+
     def pack(self, names: list[str] | None = None) -> bytes:
         """A tar of `names` (default: all), the same bytes for the same content."""
         buffer = io.BytesIO()
@@ -90,13 +99,17 @@ class Checkout:
                     data = path.read_bytes()
                     status = path.stat()
                     info.size, info.mtime = len(data), int(status.st_mtime)
-                    info.mode = 0o755 if status.st_mode & 0o100 else 0o644
+                    info.mode = _mode(path)
                     tar.addfile(info, io.BytesIO(data))
         return buffer.getvalue()
 
     def _content(self, name: str) -> bytes:
         path = self.root / name
         return os.readlink(path).encode() if path.is_symlink() else path.read_bytes()
+
+
+def _mode(path: Path) -> int:
+    return 0o755 if path.stat().st_mode & 0o100 else 0o644
 
 
 def _git_files(root: Path) -> list[str] | None:

@@ -20,6 +20,7 @@ from xenpy.vm.errors import VmError
 from xenpy.vm.image import Image
 from xenpy.vm.instance import Instance
 from xenpy.vm.machine import DEFAULT_PATIENCE, Vm, make_overlay, scratch_directory
+from xenpy.vm.pushed import NOTHING, Pushed
 from xenpy.vm.qemu import Machine, command_line
 from xenpy.vm.releases import DEFAULT, Release, release
 from xenpy.vm.session import Session
@@ -97,27 +98,30 @@ class Context:
             vm = Vm(found, self.machine, directory, patience=self.patience)
             try:
                 with vm:
-                    self.start(vm, found)
+                    pushed = self.start(vm, found)
                     link = Link(Keys.ensure(self.cache), vm.port, directory)
                     with Session(link, vm.check, vm) as session:
-                        session.push(checkout, build.ensure(self.cache, found, checkout))
+                        built = build.ensure(self.cache, found, checkout)
+                        session.push(checkout, built, pushed)
                         yield vm, session
             finally:
                 if self.save_console is not None and vm.console_log.exists():
                     self.save_console.write_bytes(vm.console_log.read_bytes())
 
-    def start(self, vm: Vm, found: Image) -> None:
-        """Start `vm` from the warm snapshot (or cold, if that was asked for)."""
+    def start(self, vm: Vm, found: Image) -> Pushed:
+        """Start `vm` from the warm snapshot (or cold, if that was asked for).  Returns what its
+        dom0 has of xenpy."""
         disk = vm.directory / "disk.qcow2"
         if self.cold:
             make_overlay(found.root, "raw", disk)
             with progress.step(f"booting Xen {found.release.xen}"):
                 vm.start(disk)
-            return
+            return NOTHING
         snapshot = warm.ensure(self.cache, found, self.machine)
         make_overlay(snapshot.disk, "qcow2", disk)
         with progress.step(f"resuming Xen {found.release.xen}"):
             vm.start(disk, snapshot.state)
+        return Pushed.load(snapshot.pushed)
 
     def running_instance(self) -> Instance | None:
         """The instance of `up` with our name, if it runs and is what was asked for."""

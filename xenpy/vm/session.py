@@ -7,6 +7,7 @@ remote wrapper therefore leaves the status in a file of dom0, and 255 is looked 
 
 from __future__ import annotations
 
+import gzip
 import os
 import shlex
 import signal
@@ -21,6 +22,7 @@ from xenpy.vm import build
 from xenpy.vm.checkout import Checkout
 from xenpy.vm.errors import VmDiedError, VmError
 from xenpy.vm.machine import Vm, tied_to_us
+from xenpy.vm.pushed import NOTHING, Pushed
 from xenpy.vm.ssh import Link
 
 __all__ = ["Session"]
@@ -159,18 +161,32 @@ class Session:
             )
         return done.stdout.decode(errors="replace")
 
-    def push(self, checkout: Checkout, built: Path | None) -> None:
-        """Make the checkout and its extensions /root/xenpy in dom0, and set dom0's clock."""
-        content = checkout.pack()
-        extensions = build.pack_built(built) if built is not None else b""
+    def push(self, checkout: Checkout, built: Path | None, before: Pushed = NOTHING) -> None:
+        """Make the checkout and its extensions /root/xenpy in dom0, and set dom0's clock.
+
+        Args:
+            before: what is there; nobody else may use it, for it is changed in its place.
+        """
+        wanted = Pushed.of(checkout, built)
+        gone = before.gone(wanted)
+        if before.files and gone is not None:
+            changed = before.changed(wanted)
+            rest = shlex.join(["rm", "-f", "--", *gone])
+            place = f"cd -P /root/xenpy && {rest} && " if gone else "cd -P /root/xenpy && "
+            end = ""
+        else:
+            changed = set(wanted.files)
+            name = f"/srv/xenpy/{checkout.c_key()}.{os.getpid()}.{time.monotonic_ns()}"
+            place = f"mkdir -p {name} && cd {name} && "
+            end = f" && ln -sfn {name} /root/xenpy"
+        content = checkout.pack([name for name in checkout.files if name in changed])
+        if built is not None:
+            content += build.pack_built(built, changed)
         # A tar ends with blocks of zeros; `-i` reads on behind them.  `-P`, or else tar makes the
         # link xenpy/drivers, which has a `..`, only at the end, and what was built goes through it.
-        name = f"/srv/xenpy/{checkout.c_key()}.{os.getpid()}.{time.monotonic_ns()}"
-        script = (
-            f"date -u -s @{time.time():.0f} > /dev/null; "
-            f"mkdir -p {name} && tar -C {name} -iPxf - && ln -sfn {name} /root/xenpy"
-        )
-        done = self._quick(script, 120.0, content + extensions)
+        # In an emulated machine to decipher takes longer than to uncompress.
+        script = f"date -u -s @{time.time():.0f} > /dev/null; {place}tar -izPxf -{end}"
+        done = self._quick(script, 120.0, gzip.compress(content, 1))
         if done.returncode:
             self._check()
             raise VmError(

@@ -13,11 +13,13 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from xenpy.vm import progress
-from xenpy.vm.cache import Cache, remove_tree
+from xenpy.vm import build, progress
+from xenpy.vm.cache import Cache, digest, remove_tree
+from xenpy.vm.checkout import Checkout
 from xenpy.vm.errors import BootTimeoutError
 from xenpy.vm.image import Image
 from xenpy.vm.machine import Vm, make_overlay
+from xenpy.vm.pushed import Pushed
 from xenpy.vm.qemu import QEMU, Machine, warm_key
 from xenpy.vm.session import Session
 from xenpy.vm.ssh import Keys, Link
@@ -30,6 +32,10 @@ WARM_UP = (
     "python3 -c 'import asyncio, cffi, json, pyxs, subprocess' && tar --version > /dev/null && "
     "ssh -V && cat /root/guests/vmlinux /root/guests/initramfs > /dev/null && sync"
 )
+
+
+RECIPE = "with xenpy in it"
+"""Another for snapshots that are made in another way."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,11 @@ class Warm:
         """Memory and devices."""
         return self.directory / "state"
 
+    @property
+    def pushed(self) -> Path:
+        """What of xenpy was in dom0: see `pushed.Pushed`."""
+        return self.directory / "pushed.json"
+
 
 def qemu_version() -> str:
     """QEMU's version, as it says it."""
@@ -57,7 +68,7 @@ def qemu_version() -> str:
 
 def ensure(cache: Cache, image: Image, machine: Machine) -> Warm:
     """The snapshot of `machine` running `image`, made by a cold boot if there is none."""
-    key = warm_key(machine, image.identity, qemu_version())
+    key = digest(warm_key(machine, image.identity, qemu_version()), RECIPE)
     mode = "icount" if machine.icount else machine.accelerator
     final = cache.root / "warm" / f"{image.release.name}-{mode}-{machine.store}-{key}"
     warm = Warm(final)
@@ -93,6 +104,11 @@ def _make(cache: Cache, image: Image, machine: Machine, warm: Warm) -> None:
         link = Link(Keys.ensure(cache), vm.port, warm.directory)
         with Session(link, vm.check, vm) as session:
             session.output(WARM_UP)
+            checkout = Checkout.scan()
+            built = build.ensure(cache, image, checkout)
+            session.push(checkout, built)
+            session.output("sync")
+            Pushed.of(checkout, built).save(warm.pushed)
         with vm.qmp() as qmp:
             qmp.save_state(warm.state)
             qmp.execute("quit")
