@@ -113,6 +113,7 @@ class DeviceContext:
         on_failure: to be called in the event loop when the data plane has failed; the
             device is then disconnected and closed with an error node.
         deferred: unmaps that wait for a view to die.
+        store_path: of the XenStore that the device is in; None: the default.
     """
 
     kind: str
@@ -126,6 +127,7 @@ class DeviceContext:
     log: logging.LoggerAdapter[logging.Logger]
     on_failure: Callable[[Exception], None] = _no_failure
     deferred: Deferred = field(default_factory=Deferred)
+    store_path: str | None = None
 
     @property
     def name(self) -> str:

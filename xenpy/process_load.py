@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -45,13 +46,18 @@ def _family(pid: int, proc: Path, depth: int) -> Iterator[int]:
     yield pid
     if not depth:
         return
-    for task in proc.glob(f"{pid}/task/*/children"):
-        try:
-            words = task.read_text().split()
-        except OSError:
-            continue
-        for word in words:
-            yield from _family(int(word), proc, depth - 1)
+    for word in _children(pid, proc):
+        yield from _family(int(word), proc, depth - 1)
+
+
+def _children(pid: int, proc: Path) -> list[str]:
+    """It may end at any moment."""
+    found: list[str] = []
+    with suppress(OSError):
+        for task in os.listdir(proc / f"{pid}/task"):
+            with suppress(OSError):
+                found += (proc / f"{pid}/task/{task}/children").read_text().split()
+    return found
 
 
 def _one(pid: int, proc: Path) -> Load | None:

@@ -319,6 +319,7 @@ class Service:
             xen=self._xen,
             log=BoundedLog(log, f"{self.kind}/{domid}/{devid}"),
             deferred=self._deferred,
+            store_path=self._store.path,
         )
 
     def _ended(self, path: str, life: DeviceLife) -> None:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A filter for a disk: each byte is kept with its bits rotated, and read as it was written.
 
 $ xenpy proxy block 7 vdev=xvdc target=xvdb --filter python,class=/srv/rotate_filter.py:Rotate

@@ -70,8 +70,9 @@ class BlockBackend(Device):
             if VOLATILE in keys:
                 raise DeviceError(f"what {image.target} held ended with the daemon that served it")
             place = FilterPlace(
-                self.context.name, image.readonly, self.context.log, self._settings.python
-            )
+                self.context.name, image.readonly, self.context.log, self._settings.python,
+                self.context.store_path,
+            )  # fmt: skip
             # In a thread: a file on a dead server may take minutes to open.
             self._store = await in_thread(
                 lambda: open_image(image, self._settings, place),

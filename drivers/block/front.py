@@ -108,7 +108,7 @@ class BlockDevice:
         wishes: rings, queues and pages to ask for.
         xen: opens the handles.
         timeout: seconds to become connected, and to be so again after the backend went away.
-        answer_bound: seconds without an answer until a call fails.
+        answer_bound: seconds without an answer until a call fails; math.inf: as long as it takes.
         take_over: see `FrontendLife`, as for what entering raises.
 
     Every call raises what is listed here.
@@ -141,6 +141,8 @@ class BlockDevice:
             take_over=take_over,
         )  # fmt: skip
         self._front: BlockFrontend | None = None
+        self._unflushed: Link | None = None
+        """The connection by which something was written that has not been flushed."""
 
     def _make(self, context: FrontendContext) -> BlockFrontend:
         self._front = BlockFrontend(context, self._wishes)
@@ -236,13 +238,23 @@ class BlockDevice:
         """Return once every write that had returned before this call is on stable storage.
 
         Raises:
-            XenError: EOPNOTSUPP, the backend knows neither flush nor barrier.
+            XenError: EOPNOTSUPP, the backend knows neither flush nor barrier; ECONNRESET, it has
+                started over since something was written, and may have lost that.  Said once.
         """
         await self._life.ready(self._timeout)
         operation = OP_FLUSH_DISKCACHE if self.disk.flush else OP_WRITE_BARRIER
         self._need("flush", self.disk.flush or self.disk.barrier)
-        queue = self.front.link.idlest()
-        await self._answered([await self._room(queue.command(operation))])
+        link, written = self.front.link, self._unflushed
+        # From here on it is what is written beside this flush, which need not cover it.
+        self._unflushed = None
+        if written not in (None, link):
+            hint = "the backend started over, and may have lost what was written"
+            raise XenError(errno.ECONNRESET, "flush", hint, path=self._path)
+        try:
+            await self._answered([await self._room(link.idlest().command(operation))])
+        except BaseException:
+            self._unflushed = written
+            raise
 
     async def barrier(self) -> None:
         """WRITE_BARRIER: no write that is asked for later is done before one that was asked
@@ -303,6 +315,9 @@ class BlockDevice:
             _give_up(answers)
             raise
         await self._answered(answers)
+        if operation == OP_WRITE:
+            # An older one stays: it is what may be lost.
+            self._unflushed = self._unflushed or link
 
     def _check(self, operation: str, offset: int, length: int) -> None:
         size, unit = self.disk.size, self.disk.sector_size

@@ -123,7 +123,7 @@ def open_image(keys: ImageKeys, settings: Settings, place: FilterPlace) -> Store
     filters = settings.filters if keys.filters is None else keys.filters
     readonly = keys.readonly or any(each.lower_readonly for each in filters)
     try:
-        store = _open(keys.target, settings, readonly=readonly)
+        store = _open(keys.target, settings, place.store_path, readonly=readonly)
         return wrap(store, filters, place)
     except OSError as error:
         raise DeviceError(f"cannot open {keys.target}: {_reason(error, keys.target)}") from error
@@ -132,7 +132,7 @@ def open_image(keys: ImageKeys, settings: Settings, place: FilterPlace) -> Store
         raise DeviceError(f"cannot open {keys.target}: {error}") from error
 
 
-def _open(target: str, settings: Settings, *, readonly: bool) -> Store:
+def _open(target: str, settings: Settings, store_path: str | None, *, readonly: bool) -> Store:
     if target.startswith("/"):
         return _open_file(target, settings, readonly=readonly)
     scheme, _, rest = target.partition(":")
@@ -145,7 +145,7 @@ def _open(target: str, settings: Settings, *, readonly: bool) -> Store:
             raise DeviceError(f"a python: target {NOT_ALLOWED}")
         return open_python_store(rest, readonly=readonly)
     if scheme == "xen":
-        return FrontStore(rest, readonly=readonly)
+        return FrontStore(rest, readonly=readonly, store_path=store_path)
     return open_nbd_store(NbdAddress.parse(target), readonly=readonly)
 
 

@@ -34,7 +34,7 @@ def split(name: str) -> tuple[str, str]:
     return place, class_name
 
 
-def make(base: type[T], place: str, class_name: str, *arguments: object, **options: str) -> T:
+def make(base: type[T], place: str, class_name: str, /, *arguments: object, **options: str) -> T:
     """One of a class, which is a subclass of `base`, with these arguments.
 
     Raises:

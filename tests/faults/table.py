@@ -593,6 +593,15 @@ DISK_FAULTS: Final = (
         "the guest is told that its data is safe, and the disk behind was never asked",
     ),
     Fault(
+        "disk: a flush that vouches for another connection",
+        "drivers/block/front.py",
+        "        if written not in (None, link):\n",
+        "        if False:\n",
+        "tests/drivers/test_proxy_fake.py"
+        "::test_a_flush_does_not_vouch_for_what_the_backend_had_before_it_started_over",
+        "a backend that died with its cache, and a guest that is told that its data is safe",
+    ),
+    Fault(
         "disk: a guest's page in the proxy's other loop",
         "drivers/block/stores/front.py",
         'self._device.pwrite(b"".join(buffers), offset)',

@@ -8,9 +8,11 @@ import json
 import os
 import pty
 import re
+import select
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -173,35 +175,38 @@ def until(fd: int, part: bytes, seen: bytes = b"") -> bytes:
     """Read until it is there."""
     deadline = time.monotonic() + 30
     while part not in seen:
-        assert time.monotonic() < deadline, seen
+        assert select.select([fd], [], [], deadline - time.monotonic())[0], seen
         seen += os.read(fd, 65536)
     return seen
 
 
-@pytest.mark.parametrize("key", ["q", ""])
-def test_the_keys_of_a_terminal(thread: StoreThread, key: str) -> None:
+@pytest.mark.parametrize("end", ["q", signal.SIGTERM, signal.SIGINT])
+def test_the_keys_of_a_terminal(thread: StoreThread, end: str | signal.Signals) -> None:
     ours, theirs = pty.openpty()
+    before = termios.tcgetattr(ours)
     command = [sys.executable, "-m", "xenpy.cli", "top", "--store", thread.path]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "LINES": "5", "COLUMNS": "30"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "LINES": "6", "COLUMNS": "70"}
     process = subprocess.Popen(
         [*command, "--interval", "0.2"], stdin=theirs, stdout=theirs, stderr=theirs,
         env=environment,
     )  # fmt: skip
     os.close(theirs)
     try:
-        seen = until(ours, b"\x1b[?1049h")
-        assert b"by requests" not in seen
-        first = until(ours, b"DEVICE")
-        assert b"SERVED" not in first, "cut to the width of the terminal"
+        until(ours, b"\x1b[?1049h")
+        first = until(ours, b"by requests")
+        first = until(ours, b"by requests", first[first.index(b"by requests") + 1 :])
+        assert b"DEVICE" in first
+        assert b"SERVED BY" not in first, "cut to the width of the terminal"
+        assert termios.tcgetattr(ours) != before
         os.write(ours, b"m")
-        until(ours, b"\x1b[H")
-        if key:
-            os.write(ours, key.encode())
+        until(ours, b"by mib")
+        if isinstance(end, str):
+            os.write(ours, end.encode())
         else:
-            process.send_signal(signal.SIGINT)
-        # The terminal is as it was.
+            process.send_signal(end)
         until(ours, b"\x1b[?1049l")
-        assert process.wait(30) == (0 if key else 130)
+        assert process.wait(30) == (130 if end == signal.SIGINT else 0)
+        assert termios.tcgetattr(ours) == before
     finally:
         process.kill()
         process.wait()

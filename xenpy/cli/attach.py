@@ -30,6 +30,7 @@ targets of block:
                                an NBD server: qcow2 and others through qemu-nbd
   python:/path/to/file.py:Class?key=value
                                a store of your own; the daemon has to run with python=1
+  xen:xvdb                     a disk that another backend serves to the daemon's domain
 
 examples:
   xenpy attach block 7 vdev=xvda target=/srv/web.img

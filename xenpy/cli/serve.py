@@ -48,7 +48,7 @@ examples:
 block takes: force=1   serve images although they are open elsewhere
              direct=1  go past the page cache (O_DIRECT) where the file system can
              queues=N  offer guests so many queues for a disk
-             python=1  allow targets python:..., which run code with the daemon's rights
+             python=1  allow targets and filters in python, which run with the daemon's rights
              sector-unit=512|sector-size
                        what guests count in on disks whose sectors are larger
              tier=auto|worker|native|callback|batch

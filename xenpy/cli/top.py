@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import sys
 import termios
 import time
@@ -49,8 +50,8 @@ of xenpy's how much of a processor and of memory it takes, its workers included.
   ERRORS       that a disk has answered so far
 
 On a terminal it has the screen to itself, and these keys:
-  r w m d   sort by reads, writes, MiB, or the device's name
-  q         end; so does Ctrl-C
+  t r w m d  sort by total requests, reads, writes, MiB, or the device's name
+  q          end; so does Ctrl-C
 """
 EPILOG = """\
 examples:
@@ -96,7 +97,7 @@ SORTS: Final[Mapping[str, Callable[[Rates], float]]] = {
     "mib": _bytes,
     "device": _nothing,
 }
-KEYS: Final = {"r": "reads", "w": "writes", "m": "mib", "d": "device"}
+KEYS: Final = {"t": "requests", "r": "reads", "w": "writes", "m": "mib", "d": "device"}
 
 
 def add_parser(verbs: Verbs) -> None:
@@ -188,7 +189,9 @@ class _Top:
         self._over = False
         self._typed = asyncio.Event()
         self._view: _View | None = None
-        self._full = sys.stdout.isatty() and not args.json
+        # A look or two are for whoever reads on.
+        terminal = sys.stdout.isatty() and sys.stdin.isatty()
+        self._full = terminal and args.count is None and not args.json
 
     async def run(self) -> None:
         """Until somebody has seen enough."""
@@ -235,25 +238,38 @@ class _Top:
     @contextmanager
     def _screen(self) -> Generator[None]:
         """The terminal to itself, as it was afterwards; without one, nothing."""
-        if not (self._full and sys.stdin.isatty()):
+        if not self._full:
             yield
             return
         fd, loop = sys.stdin.fileno(), asyncio.get_running_loop()
         before = termios.tcgetattr(fd)
-        print(OTHER_SCREEN[0], end="", flush=True)
-        tty.setcbreak(fd)
-        loop.add_reader(fd, self._read_keys, fd)
         try:
+            # By themselves they would end it with the terminal as it is by now.
+            for number in (signal.SIGTERM, signal.SIGHUP):
+                loop.add_signal_handler(number, self._end)
+            tty.setcbreak(fd)
+            loop.add_reader(fd, self._read_keys, fd)
+            print(OTHER_SCREEN[0], end="", flush=True)
             yield
         finally:
             loop.remove_reader(fd)
-            termios.tcsetattr(fd, termios.TCSADRAIN, before)
-            print(OTHER_SCREEN[1], end="", flush=True)
+            # The terminal may have gone.
+            with suppress(OSError):
+                print(OTHER_SCREEN[1], end="", flush=True)
+            with suppress(termios.error):
+                termios.tcsetattr(fd, termios.TCSADRAIN, before)
+
+    def _end(self) -> None:
+        self._over = True
+        self._typed.set()
 
     def _read_keys(self, fd: int) -> None:
-        typed = os.read(fd, 64).decode("ascii", "replace")
-        # Without a terminal any more, nobody could end it.
-        self._over = self._over or not typed or "q" in typed
+        typed = ""
+        with suppress(OSError):
+            typed = os.read(fd, 64).decode("ascii", "replace")
+        if not typed or "q" in typed:
+            # Without a terminal any more, nobody could end it.
+            self._end()
         for key in typed:
             self._by = KEYS.get(key, self._by)
         self._typed.set()
@@ -287,7 +303,9 @@ def _lines(view: _View, by: str) -> list[str]:
 def _cells(row: _Row) -> tuple[str, ...]:
     rates, line = row.rates, row.line
     if rates:
-        amounts = [f"{measure(rates):,.0f}" for measure in (_reads, _writes, _flushes)]
+        amounts = [f"{measure(rates):,.0f}" for measure in (_reads, _writes)]
+        # Not everybody counts them.
+        amounts.append(f"{rates['f_req']:,.0f}" if "f_req" in rates else "-")
         amounts += [f"{measure(rates) / MIB:,.1f}" for measure in (_read_bytes, _write_bytes)]
     else:
         amounts = ["-"] * 5

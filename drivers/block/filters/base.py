@@ -27,19 +27,21 @@ class Operation(Enum):
 
 @dataclass(frozen=True, slots=True)
 class FilterPlace:
-    """Where a filter works.
+    """Where a filter works, and the store behind it.
 
     Attributes:
         device: the disk's name, KIND/DOMID/DEVID.
         readonly: nobody will write to the disk.
         log: the disk's own.
         python: the operator lets code of his own run in the daemon.
+        store_path: of the XenStore that the disk is in; None: the default.
     """
 
     device: str
     readonly: bool
     log: logging.LoggerAdapter[logging.Logger]
     python: bool = False
+    store_path: str | None = None
 
 
 class FilterMaker(Protocol):

@@ -3,13 +3,16 @@
 
 The frontend has an event loop in a thread of its own, so that no queue that waits for an answer
 holds up the daemon's, and a connection to XenStore.  A backend that goes away and comes back
-within `CONNECT_BOUND` costs what was in flight; what is asked for later waits that long.
+within `CONNECT_BOUND` costs what was in flight; what is asked for later waits that long.  One
+that does not answer is waited for, as a disk is: what would a guest be told of a write that may
+still be done?
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
+import math
 import os
 import threading
 from collections.abc import Coroutine, Sequence
@@ -20,7 +23,6 @@ from xenpy.backend import DeviceError
 from xenpy.drivers.block.front import BlockDevice
 from xenpy.drivers.block.front_place import device_path, leave_to_the_kernel
 from xenpy.drivers.block.store import (
-    SECTOR,
     Buffer,
     Durability,
     Store,
@@ -28,7 +30,7 @@ from xenpy.drivers.block.store import (
     check_write,
     total,
 )
-from xenpy.errors import PeerError
+from xenpy.errors import PeerError, XenError
 from xenpy.frontend import FrontendAccess
 from xenpy.xenstore import Store as XenStore
 
@@ -40,6 +42,9 @@ CONNECT_BOUND: Final = 8.0
 """Seconds that the backend may take until it serves; libxl waits 10 for us."""
 HINT_LIMIT: Final = 1 << 20
 """Bytes: a larger block is no hint of use to a guest."""
+SIZE_LIMIT: Final = 1 << 46
+"""Bytes, 64 TiB: a filter may keep a bit for each few KiB."""
+FREE_HINT: Final = "if that one has died, `xenpy block info %s --take-over` frees the disk"
 
 
 class FrontStore(Store):
@@ -74,15 +79,20 @@ class FrontStore(Store):
         self._thread = threading.Thread(
             target=self._loop.run_forever, name=f"xen:{place}", daemon=True
         )
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            self._loop.close()
+            raise OSError(errno.EAGAIN, str(error)) from error
         try:
             self._device = self._run(self._open(store_path, xen))
             self._learn(readonly=readonly)
-        except PeerError as error:
+        except BaseException as error:
             self.close()
-            raise DeviceError(f"xen:{place}: {error}") from error
-        except BaseException:
-            self.close()
+            if isinstance(error, PeerError):
+                raise DeviceError(f"xen:{place}: {error}") from error
+            if isinstance(error, XenError) and error.errno == errno.EBUSY:
+                raise DeviceError(f"xen:{place}: {error}; {FREE_HINT % place}") from error
             raise
 
     async def _open(self, store_path: str | None, xen: FrontendAccess | None) -> BlockDevice:
@@ -90,7 +100,7 @@ class FrontStore(Store):
         store = await self._held.enter_async_context(XenStore.open(store_path))
         path = device_path(self._place, await store.domid())
         leave_to_the_kernel(path)
-        device = BlockDevice(store, path, xen=xen, timeout=CONNECT_BOUND)
+        device = BlockDevice(store, path, xen=xen, timeout=CONNECT_BOUND, answer_bound=math.inf)
         return await self._held.enter_async_context(device)
 
     def _learn(self, *, readonly: bool) -> None:
@@ -99,24 +109,26 @@ class FrontStore(Store):
             raise DeviceError(f"xen:{self._place} is read-only: attach it with mode=r")
         if disk.size < disk.sector_size:
             raise DeviceError(f"xen:{self._place} is empty: a disk has at least one sector")
+        if disk.size > SIZE_LIMIT:
+            raise DeviceError(f"xen:{self._place} says that it has {disk.size} bytes")
         self.readonly = readonly
         self.size = disk.size
         self.sector_size = disk.sector_size
         # Hints, but a foreign backend's: a guest is told nothing that makes no sense.
         physical = disk.physical_sector_size
-        fits = disk.sector_size <= physical <= HINT_LIMIT and not physical % disk.sector_size
+        fits = disk.sector_size <= physical <= HINT_LIMIT and not physical & (physical - 1)
         self.block_size = physical if fits else disk.sector_size
         if disk.discard:
-            unit, start = disk.discard_granularity, disk.discard_alignment
-            fits = unit > 0 and not unit % SECTOR and not start % SECTOR
-            self.discard_granularity = unit if fits else disk.sector_size
+            sector, unit, start = self.sector_size, disk.discard_granularity, disk.discard_alignment
+            fits = unit > 0 and not unit % sector and not start % sector
+            self.discard_granularity = unit if fits else sector
             self.discard_alignment = start if fits else 0
 
     def __repr__(self) -> str:
         return f"FrontStore({self._place!r})"
 
     def measure(self) -> int:
-        return self._run(self._size())
+        return self._ask(self._size())
 
     def readinto(self, buffer: Buffer, offset: int) -> None:
         self.readv([buffer], offset)
