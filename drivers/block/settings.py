@@ -21,7 +21,7 @@ DEFAULT_QUEUES: Final = min(4, os.cpu_count() or 1)
 OPTIONS: Final[Mapping[str, str]] = {
     "force": "1: serve an image although it is open for writing elsewhere",
     "direct": "1: go past the page cache (O_DIRECT) where the image's file system can",
-    "python": "1: allow targets and filters in python, whose code runs with all the daemon's rights",
+    "python": "1: allow targets and filters in python, which run with all the daemon's rights",
     "tier": "worker (an engine in C, in a process for each queue), native (the same within the "
     "daemon), callback (the engine in C, the store in Python), batch (all in Python), or auto: a "
     "worker if the store can be served by one, else callback",
