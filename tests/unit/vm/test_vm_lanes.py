@@ -294,14 +294,16 @@ def test_a_lane_with_a_name_may_be_empty(runner: Runner, capfd: pytest.CaptureFi
 
 EVERYWHERE = [
     ("smp", 2, "xenstored", ("smp",)),
-    ("trixie", 1, "xenstored", ("not smp",)),
+    ("trixie", 1, "xenstored", ("not smp", "not long")),
     ("bookworm", 1, "xenstored", ("not smp", "not long")),
+    ("long", 1, "xenstored", ("not smp", "long")),
     ("oxenstored", 1, "oxenstored", ("oxenstored_too", "not long")),
     ("systemd", 1, "xenstored", ()),
 ]
 ON_TWO_CPUS = [
-    ("trixie", 2, "xenstored", ()),
+    ("trixie", 2, "xenstored", ("not long",)),
     ("bookworm", 2, "xenstored", ("not long",)),
+    ("long", 2, "xenstored", ("long",)),
     ("oxenstored", 2, "oxenstored", ("oxenstored_too", "not long")),
     ("systemd", 2, "xenstored", ()),
 ]
@@ -312,7 +314,14 @@ ON_TWO_CPUS = [
     [
         (None, 1, EVERYWHERE),
         (None, 2, ON_TWO_CPUS),
-        ("bookworm", 1, [("bookworm", 1, "xenstored", ("not smp",))]),
+        (
+            "bookworm",
+            1,
+            [
+                ("bookworm", 1, "xenstored", ("not smp", "not long")),
+                ("long", 1, "xenstored", ("not smp", "long")),
+            ],
+        ),
     ],
 )
 def test_which_machines_there_are(
