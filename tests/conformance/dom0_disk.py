@@ -5,12 +5,11 @@ from __future__ import annotations
 
 import io
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
-from conformance.daemon_process import PATIENCE
+from conformance.kernel_disk import until_disk
 from xenpy.cli.main import main
 
 __all__ = ["DISK", "attached", "until_size", "xenpy"]
@@ -28,11 +27,7 @@ def xenpy(*words: str) -> subprocess.CompletedProcess[str]:
 
 def until_size(sectors: int) -> None:
     """Until the kernel shows the disk with so many sectors; 0: or not at all."""
-    size = Path("/sys/class/block/xvdz/size")
-    deadline = time.monotonic() + PATIENCE
-    while (int(size.read_text()) if size.exists() else 0) != sectors:
-        assert time.monotonic() < deadline, f"/dev/xvdz has not {sectors} sectors"
-        time.sleep(0.05)
+    until_disk(DISK.name, sectors)
 
 
 @contextmanager

@@ -6,15 +6,14 @@ from __future__ import annotations
 import asyncio
 import json
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from conformance.block_front import eventually
-from conformance.daemon_process import PATIENCE
 from conformance.guests import domains, inside
+from conformance.kernel_disk import until_disk
 from conformance.stock_backends import (
     USUAL,
     Nodes,
@@ -82,20 +81,11 @@ def load(seconds: int) -> None:
     assert min(job["read"]["total_ios"], job["write"]["total_ios"]) > 0
 
 
-def until(size: int) -> None:
-    """Until the kernel shows the disk with so many sectors; 0: or not at all."""
-    shown = Path("/sys/class/block/xvdh/size")
-    deadline = time.monotonic() + PATIENCE
-    while (int(shown.read_text()) if shown.exists() else 0) != size:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 async def plugged(nodes: Nodes, device: str) -> None:
     """Made, and taken by dom0's own xen-blkfront."""
     await nodes.make({"type": "phy", "params": device, "mode": "w"})
     await nodes.plug(device)
-    until(SIZE // 512)
+    until_disk(DISK.name, SIZE // 512)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +114,7 @@ async def tapped_under_load(image: Path, tmp_path: Path, persistent: int, second
                 load(seconds)
                 total = counted() - before
                 await nodes.remove()
-                until(0)
+                until_disk(DISK.name, 0)
         assert complaints() == quiet
     assert "passive, every 0.0002 s" in said[0]
     with capture.open("rb") as file:
