@@ -94,8 +94,10 @@ class Guest:
             await self._until(store, "2")
             self.ring = Blkfront(self._env, data_pages=4)
             try:
-                for key, value in {**self.ring.keys(), "state": "3"}.items():
-                    await store.write(f"{self.front}/{key}", value)
+                keys = {**self.ring.keys(), "state": "3"}
+                for key in sorted(keys, key="state".__eq__):
+                    # The state last: it says that the others are there.
+                    await store.write(f"{self.front}/{key}", keys[key])
                 await self._until(store, "4")
                 await store.write(f"{self.front}/state", "4")
                 await asyncio.to_thread(self._act, self)
