@@ -137,7 +137,11 @@ def test_no_record_is_ever_half_of_one(tmp_path: Path) -> None:
 
 
 def test_who_looks_into_a_ring_sees_what_stands_there(tmp_path: Path) -> None:
-    said = run(tmp_path, "peek", ADDRESS, "400000")
-    requests, answers, *_ = said.split()
+    for _ in range(10):
+        # Both threads must have run at the same time, which a busy machine may put off.
+        said = run(tmp_path, "peek", ADDRESS, "400000")
+        requests, answers, *_ = said.split()
+        if int(requests) and int(answers):
+            break
     assert int(requests) > 0
     assert int(answers) > 0

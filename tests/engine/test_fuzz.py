@@ -31,7 +31,7 @@ FAULTS = {
     "the end of the disk": (
         "request.h", "request->sector > limits->sectors - request->sectors", "false",
     ),
-    "padding": ("request.h", "memcpy(slot + 8, &rest, abi == BLOCK_ABI_32 ? 4 : 8)",
+    "padding": ("request.h", "memcpy(slot + 8, &rest, BLOCK_RESPONSE_BYTES(abi) - 8)",
                 "memcpy(slot + 8, &rest, abi == BLOCK_ABI_32 ? 4 : 4)"),
     "unmap": ("grant_cache.c", "    for (i = 0; cache->extents && i < cache->max_pages; i++) {",
               "    for (i = 1; cache->extents && i < cache->max_pages; i++) {"),
