@@ -152,11 +152,7 @@ def _run_lanes(context: Context, arguments: argparse.Namespace, selection: Selec
             first = contexts[0]
             one_cpu = first.machine.cpus == 1
             marks = ["not smp"] if one_cpu else []
-            short = [*marks, "not long"]
-            # In other runs there is nothing long among the first's.
-            firsts = short if arguments.all else marks
-            lanes.append(partial(runner.in_dom0, first, paths, *firsts))
-            lanes += [partial(runner.in_dom0, one, paths, *short) for one in contexts[1:]]
+            lanes += [partial(runner.in_dom0, one, paths, *marks, "not long") for one in contexts]
             if arguments.all:
                 # What takes long tells the same on each release.
                 lanes.append(partial(runner.in_dom0, first, paths, *marks, "long", lane="long"))

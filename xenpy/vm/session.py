@@ -161,8 +161,9 @@ class Session:
             )
         return done.stdout.decode(errors="replace")
 
-    def push(self, checkout: Checkout, built: Path | None, before: Pushed = NOTHING) -> None:
+    def push(self, checkout: Checkout, built: Path | None, before: Pushed = NOTHING) -> Pushed:
         """Make the checkout and its extensions /root/xenpy in dom0, and set dom0's clock.
+        Returns what is there now.
 
         Args:
             before: what is there; nobody else may use it, for it is changed in its place.
@@ -193,6 +194,7 @@ class Session:
                 "cannot push the checkout into dom0",
                 details=done.stderr.decode(errors="replace")[-2000:],
             )
+        return wanted
 
     def _quick(
         self, command: Sequence[str] | str, timeout: float, data: bytes = b""

@@ -19,7 +19,6 @@ from xenpy.vm.checkout import Checkout
 from xenpy.vm.errors import BootTimeoutError
 from xenpy.vm.image import Image
 from xenpy.vm.machine import Vm, make_overlay
-from xenpy.vm.pushed import Pushed
 from xenpy.vm.qemu import QEMU, Machine, warm_key
 from xenpy.vm.session import Session
 from xenpy.vm.ssh import Keys, Link
@@ -105,10 +104,8 @@ def _make(cache: Cache, image: Image, machine: Machine, warm: Warm) -> None:
         with Session(link, vm.check, vm) as session:
             session.output(WARM_UP)
             checkout = Checkout.scan()
-            built = build.ensure(cache, image, checkout)
-            session.push(checkout, built)
+            session.push(checkout, build.ensure(cache, image, checkout)).save(warm.pushed)
             session.output("sync")
-            Pushed.of(checkout, built).save(warm.pushed)
         with vm.qmp() as qmp:
             qmp.save_state(warm.state)
             qmp.execute("quit")
