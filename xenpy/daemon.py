@@ -19,7 +19,7 @@ from xenpy.sd_notify import Manager
 from xenpy.service import Service, claim_kind
 from xenpy.xenstore import Store
 
-__all__ = ["serve"]
+__all__ = ["PARK_BOUND", "serve"]
 
 log = logging.getLogger(__name__)
 

@@ -88,7 +88,7 @@ def test_ls_shows_whoever_serves(blkback: None, image: Path, tmp_path: Path) -> 
     with DaemonProcess(tmp_path) as daemon, a_loop(image) as loop:
         disk.run(*XENPY, "attach", *words)
         try:
-            theirs, ours = asyncio.run(_both_used(loop, str(tmp_path)))
+            (theirs, ours), shown = asyncio.run(_both_used(loop, str(tmp_path)))
         finally:
             disk.run(*XENPY, "detach", *words[:3])
         served = f"xenpy {daemon.process.pid}"
@@ -101,11 +101,16 @@ def test_ls_shows_whoever_serves(blkback: None, image: Path, tmp_path: Path) -> 
         assert one["rings"] == 1
         assert {"persistent", "flush-cache"} & set(one["features"])
         assert one["protocol"] == "x86_64-abi"
+    assert {one["device"] for one in shown["devices"]} == {theirs["device"], ours["device"]}
+    assert all(one["rates"]["rd_req"] == 0 for one in shown["devices"])
+    (load,) = shown["daemons"]
+    assert load["pid"] == daemon.process.pid
+    assert load["resident"] > MIB
 
 
-async def _both_used(loop: str, rundir: str) -> list[Any]:
-    """What is listed of a disk of blkback's and of ours, once 2 MiB were read from each: from the
-    first by a frontend in Python, from ours by dom0's xen-blkfront."""
+async def _both_used(loop: str, rundir: str) -> tuple[list[Any], Any]:
+    """What `ls` and `top` show of a disk of blkback's and of ours, once 2 MiB were read from
+    each: from the first by a frontend in Python, from ours by dom0's xen-blkfront."""
     async with Store.open() as store:
         nodes = Nodes(store, "vbd")
         await nodes.make({"type": "phy", "params": loop, "mode": "w"})
@@ -115,8 +120,10 @@ async def _both_used(loop: str, rundir: str) -> list[Any]:
                 assert not any(await theirs.pread(2 * MIB, 0))
                 eventually(Path("/dev/xvdi").exists)
                 disk.run("dd", "if=/dev/xvdi", "of=/dev/null", "iflag=direct", "bs=1M", "count=2")
-                listed = await asyncio.to_thread(xenpy, "ls", "vbd", "vbd3", "--rundir", rundir)
+                words = ("vbd", "vbd3", "--rundir", rundir)
+                listed = await asyncio.to_thread(xenpy, "ls", *words)
+                shown = await asyncio.to_thread(xenpy, "top", *words, "--count", "1")
         finally:
             await nodes.remove()
     assert isinstance(listed, list)
-    return listed
+    return listed, shown

@@ -7,7 +7,8 @@ import argparse
 import importlib
 import math
 import re
-from collections.abc import Generator
+import shlex
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import EntryPoint, entry_points
 from typing import Final, Protocol
@@ -19,12 +20,15 @@ from xenpy.paths import KIND
 from xenpy.types import DOM0, DOMID_FIRST_RESERVED, PORTS_LIMIT, DomId, Port
 
 __all__ = [
+    "FILTER",
     "RUNDIR",
     "Verbs",
     "add_common_options",
     "add_device_options",
     "add_rundir",
+    "check_count",
     "domid",
+    "filter_words",
     "find_driver",
     "kind",
     "plan_of",
@@ -37,6 +41,7 @@ __all__ = [
 BUILT_IN: Final = {name: f"xenpy.drivers.{name}.driver" for name in ("block", "console")}
 """So that a checkout that is not installed works as well: it has no entry points."""
 
+FILTER: Final = "filter"
 RUNDIR: Final = "/run/xenpy"
 UNITS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
@@ -152,6 +157,27 @@ def size(text: str) -> int:
     if found is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of bytes; give 4096, 4K, 1M, 2G")
     return int(found[1]) * UNITS[found[2]]
+
+
+def check_count(count: int | None) -> None:
+    """How often somebody wants something, if he says.
+
+    Raises:
+        UsageError: not once.
+    """
+    if count is not None and count < 1:
+        raise UsageError(f"--count is {count}; give 1 or more")
+
+
+def filter_words(given: Sequence[str], words: Mapping[str, str]) -> str | None:
+    """What `--filter` gave, as the one word `filter`; None if it gave nothing.
+
+    Raises:
+        UsageError: that word is among `words` as well.
+    """
+    if given and FILTER in words:
+        raise UsageError("filter= and --filter are the same: give one of them")
+    return shlex.join(given) if given else None
 
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:

@@ -88,13 +88,14 @@ def add_parser(verbs: Verbs) -> None:
 def run(args: argparse.Namespace) -> int:
     async def look() -> None:
         async with Store.open(args.store) as store:
-            lines, at = await lines_now(store, args), time.monotonic()
+            own = await store.domid()
+            lines, at = await lines_now(store, own, args), time.monotonic()
             if args.watch is None:
                 print(_as_json(lines) if args.json else _table(lines), end="", flush=True)
             while args.watch is not None:
                 await asyncio.sleep(args.watch)
                 before, since = lines, at
-                lines, at = await lines_now(store, args), time.monotonic()
+                lines, at = await lines_now(store, own, args), time.monotonic()
                 rates = rates_of(lines, before, at - since)
                 clear = CLEAR if sys.stdout.isatty() and not args.json else ""
                 shown = _as_json(lines, rates) if args.json else _table(lines, rates)
@@ -104,9 +105,9 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-async def lines_now(store: Store, args: argparse.Namespace) -> list[Line]:
-    """The devices of `args.kinds`, and what they have done so far."""
-    own, rundir = await store.domid(), os.path.abspath(args.rundir)
+async def lines_now(store: Store, own: DomId, args: argparse.Namespace) -> list[Line]:
+    """The devices of `args.kinds`, and what they have done so far, as domain `own` sees them."""
+    rundir = os.path.abspath(args.rundir)
     return [
         Line(device, served_by(device, own, rundir), counters(device, own))
         for device in await list_devices(store, args.kinds)

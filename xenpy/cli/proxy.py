@@ -5,14 +5,15 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import shlex
 from typing import Final
 
 from xenpy.attach import DevicePlan, parse_words
 from xenpy.cli.common import (
+    FILTER,
     Verbs,
     add_device_options,
     add_rundir,
+    filter_words,
     find_driver,
     wrong_usage,
 )
@@ -70,10 +71,9 @@ def plan_of(args: argparse.Namespace, driver: Driver) -> DevicePlan:
             raise UsageError("which disk is behind it?  Give target=xvdb")
         if not words["target"].startswith(SCHEME):
             words["target"] = SCHEME + words["target"]
-        if args.filter:
-            if "filter" in words:
-                raise UsageError("filter= and --filter are the same: give one of them")
-            words["filter"] = shlex.join(args.filter)
+        filters = filter_words(args.filter, words)
+        if filters is not None:
+            words[FILTER] = filters
         plan = driver.plan(words, driver.kind)
         # A directory of its own: a daemon may serve the driver's at the same time.
         kind = args.kind or f"{driver.kind}-proxy-{args.domid}-{plan.devid}"

@@ -10,10 +10,11 @@ import logging
 import signal
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Final, TypeVar
+from typing import TypeVar
 
 from xenpy.attach import DevicePlan, attach, detach, endpoints
 from xenpy.control import Control
+from xenpy.daemon import PARK_BOUND
 from xenpy.driver import Driver
 from xenpy.errors import XenNotFoundError, XenTimeoutError
 from xenpy.lifecycle import DeviceLife
@@ -28,9 +29,6 @@ __all__ = ["Proxy"]
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-PARK_BOUND: Final = 20.0
-"""Seconds that the disk behind may take to be let go of."""
 
 
 class Proxy:

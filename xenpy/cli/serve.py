@@ -15,10 +15,12 @@ from typing import Final
 
 from xenpy.attach import parse_words
 from xenpy.cli.common import (
+    FILTER,
     RUNDIR,
     Verbs,
     add_common_options,
     add_rundir,
+    filter_words,
     find_driver,
     kind,
     wrong_usage,
@@ -29,7 +31,6 @@ from xenpy.driver import Driver
 from xenpy.serve_config import ServeConfig, read
 from xenpy.service import Service
 
-FILTER: Final = "filter"
 NO_CONFIG: Final = ServeConfig()
 
 DESCRIPTION = """\
@@ -121,13 +122,12 @@ def options_of(
     """
     with wrong_usage():
         words = parse_words(args.words)
-        given: list[str] = args.filter
-        if given and FILTER in words:
-            raise UsageError("filter= and --filter are the same: give one of them")
-        filters = given or (() if FILTER in words else config.filters)
+        filters = filter_words(args.filter, words)
         options = {**config.options, **words}
-        if filters:
-            options[FILTER] = shlex.join(filters)
+        if filters is None and config.filters and FILTER not in words:
+            filters = shlex.join(config.filters)
+        if filters is not None:
+            options[FILTER] = filters
     unknown = sorted(set(options) - set(driver.options))
     if unknown:
         known = "; ".join(f"{name}: {text}" for name, text in driver.options.items())

@@ -19,6 +19,7 @@ from xenpy.cli.common import (
     Verbs,
     add_common_options,
     add_rundir,
+    check_count,
     find_driver,
     seconds,
     wrong_usage,
@@ -101,8 +102,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("give KIND/DOMID/DEVID, as `xenpy ls` shows them, or --read FILE")
     if args.device is not None and args.device.count("/") != 2:
         raise UsageError(f"{args.device!r} is no KIND/DOMID/DEVID; `xenpy ls` shows them")
-    if args.count is not None and args.count < 1:
-        raise UsageError(f"--count is {args.count}; give 1 or more")
+    check_count(args.count)
     with ExitStack() as held:
         file = None if args.write is None else held.enter_context(args.write.open("wb"))
         return asyncio.run(_tap(args, file))

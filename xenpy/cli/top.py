@@ -20,11 +20,11 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Final
 
-from xenpy.cli.common import Verbs, add_common_options, add_rundir, kind, seconds
-from xenpy.cli.errors import UsageError
-from xenpy.cli.ls import Line, lines_now, rates_of
+from xenpy.cli.common import Verbs, add_common_options, add_rundir, check_count, kind, seconds
+from xenpy.cli.ls import REQUESTS, SECTOR, Line, lines_now, rates_of
 from xenpy.cli.table import table
 from xenpy.process_load import Load, load_of
+from xenpy.types import DomId
 from xenpy.xenstore import Store
 
 HOME: Final = "\x1b[H"
@@ -32,7 +32,6 @@ TO_LINE_END: Final = "\x1b[K"
 TO_END: Final = "\x1b[J"
 OTHER_SCREEN: Final = ("\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l")
 """To a screen of its own without a cursor, and back."""
-SECTOR: Final = 512
 MIB: Final = 1 << 20
 HEAD: Final = (
     "DEVICE", "DOMAIN", "READ/S", "WRITE/S", "FLUSH/S", "READ MIB/S", "WRITE MIB/S", "ERRORS",
@@ -67,11 +66,7 @@ def _sum(*names: str) -> Callable[[Rates], float]:
 
 _reads: Final = _sum("rd_req", "rx_packets")
 _writes: Final = _sum("wr_req", "ds_req", "tx_packets")
-_flushes: Final = _sum("f_req")
-
-
-def _requests(rates: Rates) -> float:
-    return _reads(rates) + _writes(rates) + _flushes(rates)
+_requests: Final = _sum(*REQUESTS)
 
 
 def _read_bytes(rates: Rates) -> float:
@@ -125,8 +120,7 @@ def add_parser(verbs: Verbs) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.count is not None and args.count < 1:
-        raise UsageError(f"--count is {args.count}; give 1 or more")
+    check_count(args.count)
     asyncio.run(_Top(args).run())
     return 0
 
@@ -197,19 +191,20 @@ class _Top:
         """Until somebody has seen enough."""
         args = self._args
         async with Store.open(args.store) as store:
+            own = await store.domid()
             with self._screen():
-                now = await self._look(store)
+                now = await self._look(store, own)
                 for _ in count() if args.count is None else range(args.count):
                     before = now
                     await self._pause(before.at + args.interval)
                     if self._over:
                         return
-                    now = await self._look(store)
+                    now = await self._look(store, own)
                     self._view = _View.between(before, now)
                     self._show()
 
-    async def _look(self, store: Store) -> _Look:
-        lines = await lines_now(store, self._args)
+    async def _look(self, store: Store, own: DomId) -> _Look:
+        lines = await lines_now(store, own, self._args)
         pids = {int(found[1]) for line in lines if (found := DAEMON.fullmatch(line.server))}
         loads = {pid: load for pid in sorted(pids) if (load := load_of(pid)) is not None}
         return _Look(lines, loads, time.monotonic())

@@ -138,11 +138,13 @@ class FrontStore(Store):
 
     def readv(self, buffers: Sequence[Buffer], offset: int) -> None:
         check_buffers(self, buffers, offset)
-        content = memoryview(self._ask(self._device.pread(total(buffers), offset)))
-        start = 0
+        # As for a write, bytes of our own stand in for the guest's pages.
+        content = bytearray(total(buffers))
+        self._ask(self._device.preadv([content], offset))
+        rest = memoryview(content)
         for buffer in buffers:
-            buffer[:] = content[start : start + len(buffer)]
-            start += len(buffer)
+            buffer[:] = rest[: len(buffer)]
+            rest = rest[len(buffer) :]
 
     def writev(self, buffers: Sequence[Buffer], offset: int) -> None:
         check_write(self, offset, total(buffers))
