@@ -18,12 +18,22 @@ from pathlib import Path
 
 import pytest
 
+from conformance.captures import HEAD, Seen, write_capture
 from xenpy.backend import DeviceError
 from xenpy.devlog import BoundedLog
 from xenpy.drivers.block.filters.base import FilterPlace
 from xenpy.drivers.block.filters.chain import parse_filters, wrap
 from xenpy.drivers.block.filters.cow import CLUSTER
 from xenpy.drivers.block.filters.rate import Bucket
+from xenpy.drivers.block.protocol import (
+    OP_DISCARD,
+    OP_FLUSH_DISKCACHE,
+    OP_READ,
+    OP_WRITE,
+    OP_WRITE_BARRIER,
+    RSP_EOPNOTSUPP,
+    RSP_ERROR,
+)
 from xenpy.drivers.block.store import Buffer, Store
 from xenpy.drivers.block.stores.memory import MemoryStore
 
@@ -482,3 +492,100 @@ def test_two_stats_are_told_apart_by_name() -> None:
     put(store, 0, bytes(512))
     assert store.stats()["above_write_calls"] == store.stats()["below_write_calls"] == 1
     store.close()
+
+
+# ------------------------------------------------------------------ replay
+
+
+def test_the_nth_request_of_a_kind_gets_the_nth_answer(tmp_path: Path) -> None:
+    seen = [
+        Seen(OP_READ, 8, 2, RSP_ERROR, taken=2, answered=3),
+        # Another ring's, which was first: a capture is in order for each ring alone.
+        Seen(OP_READ, 8, 2, taken=1, answered=9, ring=1),
+        Seen(OP_WRITE, 8, 2, RSP_ERROR),
+        Seen(OP_DISCARD, 8, 2, RSP_EOPNOTSUPP),
+        # As a hostile backend has it.
+        Seen(OP_READ, 10, 1, -77),
+        Seen(OP_READ, SIZE, 1, RSP_ERROR),
+        Seen(OP_WRITE_BARRIER, 0, 1, RSP_ERROR),
+        Seen(255, status=RSP_EOPNOTSUPP),
+        Seen(OP_FLUSH_DISKCACHE, status=RSP_ERROR),
+    ]
+    write_capture(tmp_path / "capture", *seen)
+    store = over(f"replay,capture={tmp_path}/capture,latency=no")
+    for expected in (None, errno.EIO, None):
+        assert number_of(lambda: get(store, 4096, 1024)) == expected
+    assert number_of(lambda: get(store, 4096, 512)) is None, "another length"
+    for expected in (errno.EIO, None):
+        assert number_of(lambda: put(store, 4096, b"x" * 1024)) == expected
+    assert get(store, 4096, 1024) == b"x" * 1024
+    for expected in (errno.EOPNOTSUPP, None):
+        assert number_of(lambda: store.discard(4096, 1024)) == expected
+    assert number_of(lambda: get(store, 5120, 512)) == errno.EIO
+    assert number_of(lambda: put(store, 0, bytes(512))) is None
+    assert number_of(store.flush) == errno.EIO
+    assert store.stats() == {"replay_answers": 6, "replay_others": 6}
+    store.close()
+
+
+def test_an_answer_takes_as_long_as_in_the_capture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_capture(
+        tmp_path / "capture",
+        # Three that one queue has taken at once, and what another one did meanwhile.
+        Seen(OP_READ, 0, 1, taken=100, answered=110),
+        Seen(OP_READ, 1, 1, RSP_ERROR, taken=100, answered=130),
+        Seen(OP_WRITE, 2, 1, taken=100, answered=131),
+        Seen(OP_READ, 3, 1, taken=90, answered=160, ring=1),
+        Seen(OP_READ, 4, 1, taken=200, answered=240),
+        # Longer than a disconnect may take, and a clock that goes backwards.
+        Seen(OP_READ, 5, 1, taken=300, answered=900_000),
+        Seen(OP_READ, 6, 1, taken=950_000, answered=940_000),
+    )
+    slept: list[float] = []
+    monkeypatch.setattr(time, "sleep", slept.append)
+    monkeypatch.setattr(time, "monotonic", lambda: 5.0)
+    store = over(f"replay,capture={tmp_path}/capture")
+    get(store, 0, 512)
+    assert number_of(lambda: get(store, 512, 512)) == errno.EIO
+    put(store, 1024, bytes(512))
+    for number in range(3, 8):
+        get(store, number * 512, 512)
+    assert slept == pytest.approx([0.01, 0.02, 0.001, 0.07, 0.04, 60.0])
+    store.close()
+
+
+def test_a_slow_store_is_not_made_slower(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter([5.0, 5.5])
+    monkeypatch.setattr(time, "monotonic", lambda: next(now))
+    monkeypatch.setattr(time, "sleep", pytest.fail)
+    write_capture(tmp_path / "capture", Seen(OP_READ, 0, 1, taken=100, answered=600))
+    store = over(f"replay,capture={tmp_path}/capture")
+    get(store, 0, 512)
+    store.close()
+
+
+def test_what_is_no_capture_of_a_disk_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "capture"
+    words = f"replay,capture={path}"
+    with pytest.raises(FileNotFoundError):
+        over(words)
+    path.write_bytes(b"something else\n")
+    with pytest.raises(DeviceError, match="that is no capture"):
+        over(words)
+    write_capture(path, head=replace(HEAD, device="console/3/0", driver="console"))
+    with pytest.raises(DeviceError, match="console/3/0, which is no disk"):
+        over(words)
+    write_capture(path, Seen(OP_READ, 0, 1))
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(DeviceError, match="cut off"):
+        over(words)
+    for wrong, part in (
+        ("replay", "give capture=/an/absolute/one"),
+        ("replay,capture=here", "give capture=/an/absolute/one"),
+        (f"{words},latency=some", "give one of yes, no"),
+        (f"{words},speed=2", "it takes capture, latency"),
+    ):
+        with pytest.raises(ValueError, match=part):
+            over(wrong)

@@ -17,6 +17,7 @@ import pytest
 
 from conformance.block_front import eventually
 from conformance.block_front_suite import Access
+from conformance.captures import write_capture
 from conformance.fake_framework import FakeFramework
 from conformance.framework_front import Guest, Host
 from conformance.nbd_server import QemuNbd, have_libnbd
@@ -197,6 +198,7 @@ def shown(request: pytest.FixtureRequest, directory: Path, *, words: str, keeps:
 
 def filtered(request: pytest.FixtureRequest, directory: Path, *, words: str) -> StoreKind:
     """A filter in front of a fragile store; read-only, below the filter."""
+    write_capture(directory / "capture")
     words = words.replace("DIR", str(directory)).replace("HOWTO", f"{ROOT}/docs/howto")
     makers = parse_filters(words)
     Fragile.content = bytearray(SIZE)
@@ -213,7 +215,7 @@ def filtered(request: pytest.FixtureRequest, directory: Path, *, words: str) -> 
 WORDS = [
     "cow", "cow,overlay=DIR/overlay", "delay,read=0.1,write=0.1,flush=0.1", "error,probability=0",
     "drop,probability=0", "python,class=HOWTO/rotate_filter.py:Rotate,bits=3",
-    "log,path=DIR/log", "rate,bps=1G,iops=1000000", "stats",
+    "log,path=DIR/log", "rate,bps=1G,iops=1000000", "replay,capture=DIR/capture", "stats",
     "log,path=DIR/log,limit=1K stats error,errno=ENOSPC,from=1G,to=2G delay,read=0.01",
     "stats cow,overlay=DIR/overlay stats,name=lower rate,iops=1000000",
 ]  # fmt: skip

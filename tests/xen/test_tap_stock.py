@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""A stock blkfront that is tapped, and what it asked for asked of two backends."""
+"""A stock blkfront that is tapped; what it asked for asked of two backends, and what it was
+answered answered again."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import mmap
 import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -112,3 +114,60 @@ async def replayed(
             yield json.loads(done.stdout)
         finally:
             await nodes.remove()
+
+
+READS, LENGTH, START = 64, 8192, 1 << 20
+FAILING = "error,probability=0.3,seed=7,operation=read,from=1M"
+LATE = 5
+"""ms for each read."""
+
+
+def outcomes(disk: Path) -> list[bool]:
+    """Which reads of dom0's kernel succeed, none of them out of its cache."""
+    found: list[bool] = []
+    fd = os.open(disk, os.O_RDONLY | os.O_DIRECT)
+    try:
+        with mmap.mmap(-1, LENGTH) as buffer:
+            for number in range(READS):
+                try:
+                    found.append(os.preadv(fd, [buffer], START + number * LENGTH) == LENGTH)
+                except OSError:
+                    found.append(False)
+    finally:
+        os.close(fd)
+    return found
+
+
+def seen(path: Path) -> tuple[list[tuple[object, ...]], float]:
+    """The requests of a capture, with their statuses; the seconds that they took in all."""
+    with path.open("rb") as file:
+        capture = Capture(file)
+        records = [record for _, record in capture]
+    fields = [wanted(capture.head.layout, record).fields for record in records]
+    told = [(one["op"], one["sector"], one["sectors"], one["status"]) for one in fields]
+    return told, sum(record.answered - record.taken for record in records) / 1e9
+
+
+def test_a_stock_frontend_meets_the_answers_of_a_capture(tmp_path: Path) -> None:
+    with DaemonProcess(tmp_path) as daemon:
+        found: list[list[bool]] = []
+        paths = [tmp_path / "failing.capture", tmp_path / "replayed.capture"]
+        for path, filters in zip(
+            paths, (f"delay,read={LATE} {FAILING}", f"replay,capture={paths[0]}"), strict=True
+        ):
+            with attached(f"memory:{SIZE}", SIZE // 512, f"filter={filters}") as disk:
+                (name,) = daemon.devices()
+                with tapping(name, "--rundir", str(tmp_path), "--write", str(path)):
+                    found.append(outcomes(disk))
+                counters = daemon.devices()[name]
+        # And once more, without: it is the filter that makes them fail.
+        with attached(f"memory:{SIZE}", SIZE // 512) as disk:
+            assert all(outcomes(disk))
+        daemon.stop()
+    assert found[0] == found[1]
+    assert 0 < found[0].count(False) < READS
+    (first, took), (second, took_again) = map(seen, paths)
+    assert first == second
+    assert len(first) == counters["replay_answers"] == READS
+    assert took_again >= took * 0.9 >= READS * LATE / 1000 * 0.9
+    print(f"{READS} reads, {found[0].count(False)} failed; {took:.3f} s, then {took_again:.3f} s")

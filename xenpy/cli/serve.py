@@ -68,6 +68,7 @@ filters of block, all repeatable; `filter=` of `xenpy attach` names those of one
   python,class=FILE.py:CLASS[,key=value]      your own; needs python=1
   rate[,bps=SIZE,iops=N]
   readonly
+  replay,capture=FILE[,latency=no]  give the answers of a capture, at its pace
   stats[,name=NAME]             calls, bytes and latencies among the counters
 """
 

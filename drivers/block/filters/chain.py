@@ -17,6 +17,7 @@ from xenpy.drivers.block.filters.log import Log
 from xenpy.drivers.block.filters.python import Python
 from xenpy.drivers.block.filters.rate import Rate
 from xenpy.drivers.block.filters.readonly import Readonly
+from xenpy.drivers.block.filters.replay import Replay
 from xenpy.drivers.block.filters.stats import Stats
 from xenpy.drivers.block.store import Store
 from xenpy.words import Words
@@ -32,6 +33,7 @@ FILTERS: Final[Mapping[str, Callable[[Words], FilterMaker]]] = {
     "python": Python.parse,
     "rate": Rate.parse,
     "readonly": Readonly.parse,
+    "replay": Replay.parse,
     "stats": Stats.parse,
 }
 
