@@ -13,10 +13,12 @@ from pathlib import Path
 import pytest
 
 from conformance.block_front_suite import acted
-from conformance.daemon_process import PATIENCE, XENPY
-from conformance.dom0_disk import DISK
+from conformance.daemon_process import PATIENCE, XENPY, DaemonProcess
+from conformance.dom0_disk import DISK, attached, xenpy
 from conformance.fio import OPERATIONS, SEED, fio
 from conformance.guests import MIB, make_image
+from conformance.kernel_disk import until_disk
+from conformance.log_writes import a_mapped_device, dmsetup
 from conformance.proxying import proxying
 from conformance.stock_backends import (
     DEVID,
@@ -46,13 +48,23 @@ def rotated(content: bytes) -> bytes:
     return content.translate(bytes((b << BITS | b >> (8 - BITS)) & 255 for b in range(256)))
 
 
+MAPPED = "xenpyslow"
+
+
 @asynccontextmanager
-async def stock_disk(image: Path, place: str) -> AsyncIterator[Nodes]:
-    """A disk of dom0 that the kernel's blkback serves from a loop device."""
+async def stock_disk(image: Path, place: str, *, mapped: bool = False) -> AsyncIterator[Nodes]:
+    """A disk of dom0 that the kernel's blkback serves from a loop device.
+
+    Args:
+        mapped: with a device of device-mapper on it, `MAPPED`.
+    """
     with ExitStack() as held:
         held.callback(unload_blkback)
         held.enter_context(blkback_module())
         device = held.enter_context(a_loop(image))
+        if mapped:
+            table = f"0 {SIZE // 512} linear {device} 0"
+            device = str(held.enter_context(a_mapped_device(MAPPED, table)))
         async with Store.open() as store:
             nodes = Nodes(store, "vbd", place)
             await nodes.make({"type": "phy", "params": device})
@@ -129,3 +141,40 @@ async def test_a_disk_that_dom0_s_kernel_has_let_go_of(tmp_path: Path) -> None:
     async with stock_disk(image, USUAL):
         await asyncio.to_thread(let_go_and_stood_between, tmp_path)
     run("e2fsck", "-fn", str(image))
+
+
+def read_once(disk: str) -> subprocess.Popen[bytes]:
+    """By dom0's kernel, not out of its cache."""
+    return subprocess.Popen(
+        ["dd", f"if=/dev/{disk}", "of=/dev/null", "bs=4096", "count=1", "iflag=direct"],
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def hung(front: str, directory: Path) -> None:
+    with DaemonProcess(directory) as daemon, attached("memory:1M", 2048):
+        done = xenpy("attach", "block", "0", "vdev=xvdy", f"target=xen:{front}")
+        assert done.returncode == 0, done.stderr
+        until_disk("xvdy", SIZE // 512)
+        assert read_once("xvdy").wait(PATIENCE) == 0
+        dmsetup("suspend", "--nolockfs", MAPPED)
+        try:
+            waiting = read_once("xvdy")
+            for _ in range(10):
+                assert read_once("xvdz").wait(PATIENCE) == 0
+                assert len(daemon.devices()) == 2
+                assert waiting.poll() is None
+        finally:
+            dmsetup("resume", MAPPED)
+        assert waiting.wait(PATIENCE) == 0
+        done = xenpy("detach", "block", "0", "vdev=xvdy")
+        assert done.returncode == 0, done.stderr
+        until_disk("xvdy", 0)
+
+
+@acted
+async def test_a_backend_that_hangs_is_waited_for_and_nothing_else_waits(tmp_path: Path) -> None:
+    run("modprobe", "xen-blkfront")
+    image = make_image(tmp_path / "disk.img", SIZE // MIB)
+    async with stock_disk(image, ELSEWHERE, mapped=True) as nodes:
+        await asyncio.to_thread(hung, nodes.front, tmp_path)
