@@ -17,7 +17,7 @@ from typing import IO, Final
 from xenpy.driver import Value
 from xenpy.trace import RECORD, REQUEST_LIMIT, RESPONSE_LIMIT, TraceRecord
 
-__all__ = ["Capture", "Head", "Tail", "Writer", "entry"]
+__all__ = ["ENTRY", "Capture", "Head", "Tail", "Writer", "entry"]
 
 VERSION: Final = 1
 HEAD_LIMIT: Final = 4096
@@ -28,6 +28,8 @@ NO_RING: Final = 0xFFFF_FFFF
 RECORDS_LIMIT: Final = 1 << 16
 """Of one chunk."""
 NANOSECONDS: Final = 1e9
+ENTRY: Final = ("ring", "index", "time", "latency", "request", "response")
+"""What `entry` has beside the fields."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,14 +93,15 @@ def entry(
 
     Args:
         start: of the capture.
-        fields: what `Driver.decode` says.
+        fields: what `Driver.decode` says; one that has the name of something else in the line
+            is called `NAME_`.
     """
     return {
         "ring": ring,
         "index": record.position,
         "time": round((record.taken - start) / NANOSECONDS, 9),
         "latency": round((record.answered - record.taken) / NANOSECONDS, 9),
-        **fields,
+        **{f"{name}_" if name in ENTRY else name: value for name, value in fields.items()},
         "request": record.request[: min(record.request_size, REQUEST_LIMIT)].hex(),
         "response": record.response[: min(record.response_size, RESPONSE_LIMIT)].hex(),
     }

@@ -28,8 +28,8 @@ log = logging.getLogger(__name__)
 
 LINE_LIMIT: Final = 4096
 CLIENTS_LIMIT: Final = 16
-FDS_LIMIT: Final = 32
-"""More than queues of any device."""
+FDS_LIMIT: Final = 64
+"""As many as a device may have rings (`ring_protocol.MAX_RINGS`)."""
 PATIENCE: Final = 5.0
 """Seconds for a client to say what it wants, and for a daemon to answer."""
 

@@ -15,10 +15,12 @@ if TYPE_CHECKING:
     from xenpy.peek import PeekLayout
     from xenpy.trace import TraceRecord
 
-__all__ = ["Driver", "Peeked", "Value"]
+__all__ = ["Decode", "Driver", "Peeked", "Value", "nothing"]
 
 Value: TypeAlias = int | str | Sequence[Sequence[int]]
 """A field of a request or response: a number, a word, or rows of numbers such as segments."""
+Decode: TypeAlias = "Callable[[str, TraceRecord], Mapping[str, Value]]"
+"""From a layout and a record to fields: see `Driver.decode`."""
 
 
 def _anything(_: Mapping[str, str]) -> None:
@@ -40,7 +42,7 @@ class Peeked:
     refs: Sequence[Sequence[GrantRef]]
 
 
-def _nothing(_layout: str, _record: TraceRecord) -> Mapping[str, Value]:
+def nothing(_layout: str, _record: TraceRecord) -> Mapping[str, Value]:
     """A driver that does not say what its messages mean: they are shown as bytes."""
     return {}
 
@@ -62,7 +64,8 @@ class Driver:
         settings: which of the words of `xenpy attach` may be others later, by
             `xenpy reconfigure`: name -> help.  They are keys of the backend's directory.
         decode: what a record of `Device.recorded` says: the fields of request and response by name,
-            in order; `op` and `status` among them.  Never raises for what a guest wrote.
+            in order; of a disk, `op`, `sector`, `sectors` and `status` among them.  Never raises
+            for what a guest wrote.
         kinds: of backends, anybody's, that speak the driver's protocol.
         peek: finds the rings in the keys of a frontend of theirs.  Raises PeerError.
     """
@@ -75,6 +78,6 @@ class Driver:
     plan: Callable[[Mapping[str, str], str], DevicePlan]
     check_options: Callable[[Mapping[str, str]], object] = _anything
     settings: Mapping[str, str] = field(default_factory=dict[str, str])
-    decode: Callable[[str, TraceRecord], Mapping[str, Value]] = _nothing
+    decode: Decode = nothing
     kinds: tuple[str, ...] = ()
     peek: Callable[[Mapping[str, str]], Peeked] | None = None

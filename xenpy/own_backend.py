@@ -9,7 +9,7 @@ from typing import Final, TypeVar
 
 from xenpy.attach import NO_SETTINGS, DevicePlan
 from xenpy.backend import Device, DeviceContext, DeviceError, Keys
-from xenpy.driver import Driver
+from xenpy.driver import Decode, Driver, nothing
 from xenpy.types import DevId
 
 __all__ = ["OwnBackend", "call_hook", "own_driver"]
@@ -81,7 +81,10 @@ async def call_hook(
 
 
 def own_driver(
-    name: str, settings: Mapping[str, str], backend: Callable[[DeviceContext], Device]
+    name: str,
+    settings: Mapping[str, str],
+    backend: Callable[[DeviceContext], Device],
+    decode: Decode = nothing,
 ) -> Driver:
     """A driver of one's own, whose devices have a number and `settings`.
 
@@ -99,6 +102,7 @@ def own_driver(
         options={},
         plan=lambda words, kind: _plan(name, settings, words, kind),
         settings=settings,
+        decode=decode,
     )
 
 

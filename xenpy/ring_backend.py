@@ -20,13 +20,14 @@ from contextlib import ExitStack, contextmanager
 from typing import Final, Generic
 
 from xenpy.attach import NO_SETTINGS
-from xenpy.backend import Device, DeviceContext, Keys, open_restricted
+from xenpy.backend import Device, DeviceContext, Keys, Recorded, open_restricted
 from xenpy.driver import Driver
 from xenpy.errors import PeerError, XenError
 from xenpy.gnttab import CopySegment, GrantTable
 from xenpy.gnttab import Mapping as PageMapping
 from xenpy.memory import LocalMemory
 from xenpy.own_backend import OwnBackend, call_hook, own_driver
+from xenpy.own_trace import own_decode
 from xenpy.ring_keys import MAX_QUEUES, MAX_RING_PAGE_ORDER, read_rings
 from xenpy.ring_protocol import RequestT, ResponseT, RingProtocol
 from xenpy.ring_server import RingServer
@@ -198,6 +199,7 @@ class RingDevice(Device, Generic[RequestT, ResponseT]):
         self._suggestions = suggestions
         self._servers: list[RingServer[RequestT, ResponseT]] = []
         self._held = ExitStack()
+        self._layout = ""
         self._requests = self._notifications = 0
 
     async def prepare(self) -> Keys:
@@ -233,7 +235,7 @@ class RingDevice(Device, Generic[RequestT, ResponseT]):
                 servers.append(server)
             await call_hook(backend.connect, (PeerError,))
             self._held = held.pop_all()
-        self._servers = servers
+        self._servers, self._layout = servers, abi.protocol
         for server in servers:
             server.start()
         return {}
@@ -264,6 +266,11 @@ class RingDevice(Device, Generic[RequestT, ResponseT]):
         if self._suggestions is not None and isinstance(error, NotImplementedError):
             self._suggestions.unhandled(request)
         return self._backend.failed(request, error)
+
+    def recorded(self) -> Recorded | None:
+        if not self._servers:
+            return None
+        return Recorded(self._layout, [server.trace for server in self._servers])
 
     def stats(self) -> Mapping[str, int]:
         return {
@@ -313,5 +320,8 @@ def driver_of(
         settings: of that class.
     """
     return own_driver(
-        protocol.name, settings, lambda context: RingDevice(context, make(context), suggestions)
+        protocol.name,
+        settings,
+        lambda context: RingDevice(context, make(context), suggestions),
+        own_decode(protocol),
     )

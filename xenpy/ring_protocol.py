@@ -67,6 +67,15 @@ class Codec(Generic[RequestT, ResponseT]):
         """What a private copy of a slot says."""
         return self._response(*self._responses.unpack(slot))
 
+    def known(self, request: bytes, response: bytes) -> dict[str, int]:
+        """What the first bytes of two slots say, for people: the fields of the request, then those
+        of its answer but for the id; one that both have is `answered_NAME` of the answer."""
+        asked, answered = self._requests.known(request), self._responses.known(response)
+        answered.pop(ID, None)
+        return asked | {
+            f"answered_{name}" if name in asked else name: value for name, value in answered.items()
+        }
+
     def pack_request(self, request: RequestT) -> bytes:
         """Raises ValueError: a value does not fit its field."""
         return _pack(self._requests, request).ljust(self.layout.request_size, b"\0")

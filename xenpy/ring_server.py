@@ -2,7 +2,8 @@
 """The ring of a `ring_backend.Backend`: requests out of it, calls, responses into it.
 
 In the event loop.  Requests come as private copies, at most `limit` of them are being worked on
-at a time, and all answers that are ready together are pushed, and notified, once.
+at a time, and all answers that are ready together are pushed, and notified, once.  While somebody
+looks on, each is recorded with its answer, just before that is pushed.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ import asyncio
 import errno
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
-from typing import Final, Generic
+from typing import Final, Generic, NamedTuple
 
 from xenpy.evtchn import EventChannels
 from xenpy.gnttab import GrantTable
 from xenpy.ports import Ports
 from xenpy.ring import BackRing
 from xenpy.ring_protocol import RequestT, ResponseT, RingProtocol
+from xenpy.trace import Trace
 from xenpy.types import DomId, GrantRef, Port
 from xenpy.wire import CAbi
 
@@ -25,6 +27,20 @@ __all__ = ["RingServer"]
 
 STOP_BOUND: Final = 2.0
 """Seconds that handlers may take when the device closes."""
+
+
+class _Origin(NamedTuple):
+    """Where a request comes from, for the record of it.
+
+    Attributes:
+        taken: see `Trace.taken`.
+        position: its index in the ring, free-running.
+        slot: a private copy.
+    """
+
+    taken: int
+    position: int
+    slot: bytes
 
 
 class RingServer(Generic[RequestT, ResponseT]):
@@ -41,6 +57,7 @@ class RingServer(Generic[RequestT, ResponseT]):
     Attributes:
         requests: how many were taken.
         notifications: how many were sent.
+        trace: what the ring carries, recorded while somebody wants that; once it is open.
     """
 
     def __init__(
@@ -63,10 +80,11 @@ class RingServer(Generic[RequestT, ResponseT]):
         self._held = ExitStack()
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._ready: list[bytes] = []
+        self._ready: list[tuple[_Origin, bytes]] = []
         self._later: asyncio.Handle | None = None
         self._over = True
         self.requests = self.notifications = 0
+        self.trace: Trace
         self._ring: BackRing
         self._ports: Ports
         self._port: Port
@@ -84,6 +102,7 @@ class RingServer(Generic[RequestT, ResponseT]):
 
         Raises:
             XenError: there is no such grant or port; nothing is held.
+            OSError: there is no memory for a trace, nor a descriptor; the same.
         """
         with ExitStack() as held:
             mapping = grants.map(domid, refs)
@@ -91,6 +110,8 @@ class RingServer(Generic[RequestT, ResponseT]):
             self._ring = BackRing(mapping, self._codec.layout, nr_pages=len(refs))
             self._ports = Ports(channels)
             held.callback(self._ports.close)
+            self.trace = Trace()
+            held.callback(self.trace.close)
             self._port = self._ports.bind(domid, remote_port, self._service)
             self._held = held.pop_all()
 
@@ -129,12 +150,13 @@ class RingServer(Generic[RequestT, ResponseT]):
             room = 0 if self._over else self._limit - len(self._tasks)
             slots = self._take(room) if room > 0 else []
             taken = len(slots)
+            origins = self._origins(slots)
             requests = [self._codec.request(slot) for slot in slots]
             if self._handle_batch is not None and requests:
-                self._answer_all(requests, self._handle_batch)
+                self._answer_all(origins, requests, self._handle_batch)
             else:
-                for request in requests:
-                    self._begin(request)
+                for origin, request in zip(origins, requests, strict=True):
+                    self._begin(origin, request)
             self._push()
         except Exception as error:
             self._broken(error)
@@ -150,8 +172,17 @@ class RingServer(Generic[RequestT, ResponseT]):
             slots = self._ring.take(room)
         return slots
 
+    def _origins(self, slots: Sequence[bytes]) -> Sequence[_Origin]:
+        if not slots:
+            # Also once the trace is closed.
+            return []
+        now = self.trace.taken()
+        first = self._ring.consumed - len(slots)
+        return [_Origin(now, position, slot) for position, slot in enumerate(slots, first)]
+
     def _answer_all(
         self,
+        origins: Sequence[_Origin],
         requests: Sequence[RequestT],
         handle: Callable[[Sequence[RequestT]], Sequence[ResponseT]],
     ) -> None:
@@ -160,50 +191,53 @@ class RingServer(Generic[RequestT, ResponseT]):
             if len(responses) != len(requests):
                 raise ValueError(f"{len(responses)} responses to {len(requests)} requests")
         except (Exception, asyncio.CancelledError) as error:
-            for request in requests:
-                self._refuse(request, error)
+            for origin, request in zip(origins, requests, strict=True):
+                self._refuse(origin, request, error)
         else:
-            for request, response in zip(requests, responses, strict=True):
-                self._answer(request, response)
+            for origin, request, response in zip(origins, requests, responses, strict=True):
+                self._answer(origin, request, response)
 
-    def _begin(self, request: RequestT) -> None:
+    def _begin(self, origin: _Origin, request: RequestT) -> None:
         try:
             result = self._handle(request)
         except (Exception, asyncio.CancelledError) as error:
-            self._refuse(request, error)
+            self._refuse(origin, request, error)
             return
         if isinstance(result, Awaitable):
-            task = self._loop.create_task(self._finish(request, result))
+            task = self._loop.create_task(self._finish(origin, request, result))
             self._tasks.add(task)
             task.add_done_callback(self._finished)
         else:
-            self._answer(request, result)
+            self._answer(origin, request, result)
 
-    async def _finish(self, request: RequestT, result: Awaitable[ResponseT]) -> None:
+    async def _finish(
+        self, origin: _Origin, request: RequestT, result: Awaitable[ResponseT]
+    ) -> None:
         try:
             response = await result
         except (Exception, asyncio.CancelledError) as error:
-            self._refuse(request, error)
+            self._refuse(origin, request, error)
         else:
-            self._answer(request, response)
+            self._answer(origin, request, response)
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         self._soon()
 
-    def _answer(self, request: RequestT, response: ResponseT) -> None:
+    def _answer(self, origin: _Origin, request: RequestT, response: ResponseT) -> None:
         try:
             if self._protocol.id_of_response(response) != self._protocol.id_of_request(request):
                 raise ValueError(f"{response!r} has another id than {request!r}")
-            self._ready.append(self._codec.pack_response(response))
+            self._ready.append((origin, self._codec.pack_response(response)))
         except Exception as error:
-            self._refuse(request, error)
+            self._refuse(origin, request, error)
 
-    def _refuse(self, request: RequestT, error: BaseException) -> None:
+    def _refuse(self, origin: _Origin, request: RequestT, error: BaseException) -> None:
         if not isinstance(error, Exception):
             error = OSError(errno.ECANCELED, "the handler was cancelled")
         try:
-            self._ready.append(self._codec.pack_response(self._failed(request, error)))
+            response = self._codec.pack_response(self._failed(request, error))
+            self._ready.append((origin, response))
         except Exception as worse:
             # Nobody would ever answer this one.
             self._broken(worse)
@@ -219,7 +253,10 @@ class RingServer(Generic[RequestT, ResponseT]):
 
     def _push(self) -> None:
         ready, self._ready = self._ready, []
-        if ready and self._ring.push(ready):
+        for origin, response in ready:
+            if origin.taken:
+                self.trace.put(origin.taken, origin.position, 0, origin.slot, response)
+        if ready and self._ring.push([response for _, response in ready]):
             self.notifications += 1
             self._ports.notify(self._port)
 

@@ -28,6 +28,7 @@ RESPONSE_LIMIT: Final = 16
 """Bytes of a request, and of a response, that a record keeps."""
 READ_LIMIT: Final = 512
 """Records copied out in one call."""
+INDEX_MASK: Final = 0xFFFF_FFFF
 
 
 class TraceRecord(NamedTuple):
@@ -87,9 +88,17 @@ class Trace:
 
         Args:
             taken: what `taken` gave for its batch.
+            index: of the request in the ring, modulo 2^32.
         """
         lib.xenpy_trace_put(
-            self._head, taken, index, detail, request, len(request), response, len(response)
+            self._head,
+            taken,
+            index & INDEX_MASK,
+            detail,
+            request,
+            len(request),
+            response,
+            len(response),
         )
 
     def reader_fd(self) -> int:

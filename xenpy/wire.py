@@ -102,6 +102,7 @@ class Record:
 
     def __init__(self, abi: CAbi, fields: Mapping[str, str]) -> None:
         self.offsets: dict[str, int] = {}
+        self._ends: dict[str, int] = {}
         codes = ["<"]
         offset = alignment = 0
         for name, code in fields.items():
@@ -114,6 +115,7 @@ class Record:
             self.offsets[name] = offset + padding
             codes.append(f"{padding}x{code}")
             offset += padding + size
+            self._ends[name] = offset
         self.alignment = max(alignment, 1)
         codes.append(f"{-offset % self.alignment}x")
         self._struct = struct.Struct("".join(codes))
@@ -124,6 +126,15 @@ class Record:
         self.iter_unpack: Callable[[ReadableBuffer], Iterator[tuple[int, ...]]] = (
             self._struct.iter_unpack
         )
+
+    def known(self, start: bytes) -> dict[str, int]:
+        """The fields that are whole in the first bytes of a record, by name."""
+        values = self.unpack(start.ljust(self.size, b"\0"))
+        return {
+            name: value
+            for (name, end), value in zip(self._ends.items(), values, strict=True)
+            if end <= len(start)
+        }
 
     def pack_into(self, buffer: bytearray | memoryview, offset: int, *values: int) -> None:
         """Write the whole record at `offset` of a private buffer."""

@@ -149,7 +149,7 @@ class BlockQueue(Queue, RingEngine):
             sectors, answers = 0, refused
             if isinstance(item, Request):
                 sectors, answers = item.sectors, accepted
-            self._trace.put(taken, index & 0xFFFF_FFFF, sectors, slot, next(answers))
+            self._trace.put(taken, index, sectors, slot, next(answers))
 
     def _refuse(self, refusal: Refusal) -> bytes:
         self._counters.refused += 1

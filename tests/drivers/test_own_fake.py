@@ -7,6 +7,7 @@ import pytest
 
 from conformance.own_suite import *  # noqa: F403 - the tests themselves
 from conformance.own_suite import Enter
+from conformance.own_tap_suite import *  # noqa: F403 - the tests themselves
 from xenpy.testing.ring import Pair, both
 from xenpy.testing.world import fakes
 

@@ -18,6 +18,7 @@ import pytest
 from conformance.block_front import PATIENCE
 from conformance.fake_framework import FakeFramework, env
 from conformance.served_disk import Served, offers, served
+from fences import ROOT
 from xenpy.cli.main import EXIT_FAILED, EXIT_NO_XEN, EXIT_USAGE, main
 from xenpy.control import Answer
 from xenpy.drivers.block.protocol import ABI_X86_64, OP_FLUSH_DISKCACHE, OP_READ, OP_WRITE
@@ -183,6 +184,60 @@ def test_of_a_driver_that_is_not_here_bytes_are_shown(
     later(lambda: work(tapped))
     assert main(["tap", DEVICE, "--count", "1"]) == 0
     assert " -> 0008" in capsys.readouterr().out
+
+
+OWN = """
+from typing import NamedTuple
+
+from xenpy import RingProtocol
+from xenpy.wire import i16, u8, u64
+
+class Request(NamedTuple):
+    op: u8
+    time: u8
+    status: i16
+    id: u64
+
+class Response(NamedTuple):
+    id: u64
+    status: i16
+
+OWN = RingProtocol("own", Request, Response)
+"""
+
+
+def test_a_protocol_of_one_s_own_is_told_by_its_file(
+    tapped: Tapped, later: Later, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tapped.driver = "own"
+    file, capture = tmp_path / "own.py", tmp_path / "capture"
+    file.write_text(OWN)
+
+    def act() -> None:
+        slot = b"\x03\x04" + (-5).to_bytes(2, "little", signed=True) + bytes(4) + b"\x07" + bytes(7)
+        answer = b"\x07" + bytes(7) + (-6).to_bytes(2, "little", signed=True) + bytes(6)
+        tapped.trace.put(time.monotonic_ns(), 12, 0, slot, answer)
+
+    later(act)
+    assert main(["tap", DEVICE, "--count", "1", "--write", str(capture)]) == 0
+    words = ["tap", "--read", str(capture), "--protocol", str(file)]
+    assert main([*words, "--json"]) == 0
+    _, line, _ = map(json.loads, capsys.readouterr().out.splitlines())
+    told = {name: line[name] for name in ("op", "time_", "status", "id", "answered_status")}
+    assert told == {"op": 3, "time_": 4, "status": -5, "id": 7, "answered_status": -6}
+    assert isinstance(line["time"], float)
+    assert main(words) == 0
+    out = capsys.readouterr().out
+    assert " 0/12 " in out
+    assert "op 3, time_ 4, status -5, id 7, answered_status -6" in out
+    # Another's, none, and where it is of no use.
+    for wrong, said in (
+        ([*words[:-1], str(ROOT / "docs/howto/xor.py")], "is of xor, and vbd3/1/51712 speaks own"),
+        ([*words[:-1], str(tmp_path / "none.py")], "is no file FILE.py"),
+        ([*words, "--write", str(tmp_path / "copy")], "a capture is bytes"),
+    ):
+        assert main(wrong) == EXIT_USAGE
+        assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

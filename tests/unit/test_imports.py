@@ -33,7 +33,7 @@ LAYERS: list[set[str]] = [
         "device_nodes", "lifecycle", "service", "attach", "driver", "frontend_nodes", "frontend",
         "frontend_life", "suggest", "own_backend", "ring_server", "ring_backend", "granted_page",
         "device_list", "device_counters", "process_load", "capture", "passive_tap", "ring_asker",
-        "ring_frontend", "stream_backend", "stream_frontend",
+        "ring_frontend", "stream_backend", "stream_frontend", "own_trace",
     },
     {"drivers"},
     {"control", "metrics", "daemon", "serve_config", "sd_notify", "doctor", "cli"},

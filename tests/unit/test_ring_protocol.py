@@ -58,6 +58,17 @@ def test_it_is_laid_out_as_c_does(abi: CAbi, sizes: tuple[int, int]) -> None:
     assert codec.response(codec.pack_response(response)) == response
 
 
+def test_what_the_first_bytes_of_two_slots_say() -> None:
+    codec = PROTOCOL.codec(CAbi.X86_64)
+    slots = codec.pack_request(Request(1, 2, 3, 4)), codec.pack_response(Response(2, 1, -5))
+    whole = {"operation": 1, "id": 2, "ref": 3, "length": 4, "answered_operation": 1, "status": -5}
+    assert codec.known(*slots) == whole
+    assert list(codec.known(slots[0][:20], slots[1][:9])) == [
+        "operation", "id", "ref", "answered_operation",
+    ]  # fmt: skip
+    assert codec.known(slots[0][:15], slots[1][:7]) == {"operation": 1}
+
+
 def test_a_value_that_does_not_fit_its_field() -> None:
     codec = PROTOCOL.codec()
     with pytest.raises(ValueError, match="does not fit"):

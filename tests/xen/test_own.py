@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
 import subprocess
 import sys
@@ -11,13 +13,18 @@ from pathlib import Path
 import pytest
 
 from conformance.bare import asked_twice
+from conformance.dom0_disk import xenpy
 from conformance.own_suite import *  # noqa: F403 - the tests themselves
 from conformance.own_suite import Enter
+from conformance.own_tap_suite import *  # noqa: F403 - the tests themselves
+from conformance.tapping import tapping
 from conformance.xen_env import nothing_left_in_the_hypervisor
 from fences import ROOT
 from xenpy.backend import NativeXen
 from xenpy.cli.new import generate
+from xenpy.cli.own import protocol_in
 from xenpy.frontend import NativeFrontend
+from xenpy.ring_frontend import connect
 from xenpy.testing.ring import Pair, loopback
 from xenpy.testing.world import this_xen
 from xenpy.types import DOM0
@@ -37,31 +44,53 @@ def enter() -> Enter:
 
 
 def test_xenpy_run_serves_a_file_and_its_frontend_asks(tmp_path: Path) -> None:
-    """The commands of docs/howto/own-protocol.md."""
+    """The commands of docs/howto/own-protocol.md, and watch-a-ring.md on them."""
     howto = ROOT / "docs/howto"
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{howto}"}
-    xenpy = [sys.executable, "-m", "xenpy.cli"]
+    command = [sys.executable, "-m", "xenpy.cli"]
     with (tmp_path / "log").open("wb") as log:
         serving = subprocess.Popen(
-            [*xenpy, "run", howto / "xor.py", "-v", "--suggest"],
+            [*command, "run", howto / "xor.py", "-v", "--suggest"],
             stdout=subprocess.PIPE,
             stderr=log,
             env=environment,
             text=True,
         )
         try:
-            disk.run(*xenpy, "attach", str(howto / "xor.py"), "0")
+            disk.run(*command, "attach", str(howto / "xor.py"), "0")
             asked = subprocess.run(
                 [sys.executable, howto / "ask_xor.py"], env=environment, capture_output=True,
                 text=True, check=False,
             )  # fmt: skip
             assert asked.stdout == "0 b'HELLO'\n", asked.stderr
-            disk.run(*xenpy, "detach", str(howto / "xor.py"), "0")
+            look_on(howto / "xor.py", tmp_path / "xor.capture")
+            disk.run(*command, "detach", str(howto / "xor.py"), "0")
         finally:
             serving.terminate()
             said, _ = serving.communicate(timeout=60)
     assert serving.returncode == 0, (tmp_path / "log").read_text()
     assert said.startswith("nothing:")
+
+
+async def ask_once(file: Path, capture: Path) -> tuple[int, ...]:
+    """A request of a protocol in a file, while somebody taps."""
+    protocol, _ = protocol_in(str(file))
+    async with connect(protocol) as link:
+        with link.grant() as page, tapping("xor/0/0", "--write", str(capture)):
+            request = protocol.request(7, page.ref, 1)
+            await link.request(request)
+            return request
+
+
+def look_on(file: Path, capture: Path) -> None:
+    """It is seen by its names."""
+    request = asyncio.run(ask_once(file, capture))
+    done = xenpy("tap", "--read", str(capture), "--protocol", str(file), "--json")
+    assert done.returncode == 0, done.stderr
+    _, line, end = map(json.loads, done.stdout.splitlines())
+    told = {name: line[name] for name in ("ring", "index", "id", "ref", "key", "status")}
+    assert told == {"ring": 0, "index": 0, "id": 7, "ref": request[1], "key": 1, "status": 0}
+    assert (end["requests"], end["lost"]) == (1, 0)
 
 
 def said_by_the_tests(*words: str | Path, cwd: Path) -> str:

@@ -6,21 +6,19 @@ from __future__ import annotations
 import argparse
 import asyncio
 import errno
-import json
 import signal
 import sys
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Final, Protocol
+from typing import IO, TYPE_CHECKING, Final
 
 from xenpy.cli.common import (
     Verbs,
     add_common_options,
     add_rundir,
     check_count,
-    find_driver,
     seconds,
     wrong_usage,
 )
@@ -28,12 +26,8 @@ from xenpy.cli.errors import UsageError
 from xenpy.errors import XenError
 
 if TYPE_CHECKING:
-    from xenpy.capture import Tail
+    from xenpy.cli.tap_sinks import Sink
     from xenpy.cli.tap_sources import Source
-    from xenpy.driver import Value
-    from xenpy.trace import TraceRecord
-
-    Decode = Callable[[str, TraceRecord], Mapping[str, Value]]
 
 DESCRIPTION = """\
 Show every request of a device with its answer and how long that took, until the device
@@ -56,6 +50,8 @@ examples:
   xenpy tap vbd3/1/51712 --json | jq 'select(.op == "write")'
   xenpy tap vbd/1/51712 --interval 0.0002 --seconds 60
   xenpy tap vbd3/1/51712 --count 1000 --wait 10
+
+  xenpy tap xor/7/0 --protocol xor.py
 
 `xenpy ls` shows the devices; `xenpy replay` feeds a capture to another disk.
 """
@@ -80,6 +76,10 @@ def add_parser(verbs: Verbs) -> None:
         "-w", "--write", metavar="FILE", type=Path, help="write a capture there, and show nothing"
     )
     parser.add_argument("-r", "--read", metavar="FILE", type=Path, help="show a capture")
+    parser.add_argument(
+        "--protocol", metavar="FILE.py[:NAME]",
+        help="what messages of a protocol of your own mean; without it, they are bytes",
+    )  # fmt: skip
     parser.add_argument("--count", metavar="N", type=int, help="end after so many requests")
     parser.add_argument("--seconds", metavar="SECONDS", type=seconds, help="end after so long")
     parser.add_argument(
@@ -103,6 +103,8 @@ def run(args: argparse.Namespace) -> int:
     if args.device is not None and args.device.count("/") != 2:
         raise UsageError(f"{args.device!r} is no KIND/DOMID/DEVID; `xenpy ls` shows them")
     check_count(args.count)
+    if args.protocol is not None and args.write is not None:
+        raise UsageError("a capture is bytes; give --protocol when you --read it")
     with ExitStack() as held:
         file = None if args.write is None else held.enter_context(args.write.open("wb"))
         return asyncio.run(_tap(args, file))
@@ -115,44 +117,11 @@ async def _tap(args: argparse.Namespace, file: IO[bytes] | None) -> int:
 
 def _sink(args: argparse.Namespace, source: Source, file: IO[bytes] | None) -> Sink:
     from xenpy.capture import Writer
+    from xenpy.cli.tap_sinks import Shown, decode_of
 
     if file is not None:
         return Writer(file, source.head)
-    return _Shown(source, _print if args.json else _show)
-
-
-def _print(line: Mapping[str, object]) -> None:
-    """A line for programs."""
-    print(json.dumps(line), flush=True)
-
-
-class Sink(Protocol):
-    """Where records go."""
-
-    def add(self, ring: int, records: bytes | memoryview) -> None: ...
-    def end(self, tail: Tail) -> None: ...
-
-
-class _Shown:
-    """Decoded, as JSON or for people."""
-
-    def __init__(self, source: Source, put: Callable[[Mapping[str, object]], None]) -> None:
-        self._head = source.head
-        self._decode = _decoder(source.head.driver)
-        self._put = put
-        put(source.head.line())
-
-    def add(self, ring: int, records: bytes | memoryview) -> None:
-        from xenpy.capture import entry
-        from xenpy.trace import RECORD, TraceRecord
-
-        for row in RECORD.iter_unpack(records):
-            record = TraceRecord._make(row)
-            fields = self._decode(self._head.layout, record)
-            self._put(entry(ring, record, self._head.start, fields))
-
-    def end(self, tail: Tail) -> None:
-        self._put(tail.line())
+    return Shown(source.head, decode_of(source.head, args.protocol), as_json=args.json)
 
 
 @asynccontextmanager
@@ -266,30 +235,3 @@ class _Tap:
                 self._sink.add(ring, records[: count * RECORD.size])
             self._count += count
         return bool(found) and not self._enough()
-
-
-def _decoder(driver: str) -> Decode:
-    """The driver's; of one that is not installed here, or a file, only bytes are known."""
-    try:
-        return find_driver(driver).decode
-    except UsageError:
-        return lambda _layout, _record: {}
-
-
-def _show(line: Mapping[str, object]) -> None:
-    """A line for people."""
-    if "ring" not in line:
-        return
-    time_, latency = line["time"], line["latency"]
-    assert isinstance(time_, float | int)
-    assert isinstance(latency, float | int)
-    text = f"{time_:12.6f} {line['ring']!s:>2}/{line['index']:<8}"
-    if "op" in line:
-        what = f"{line['op']!s:8}"
-        if line.get("sectors") or line["op"] in ("read", "write"):
-            what += f" {line.get('sectors')!s:>5} sectors at {line.get('sector')}"
-        more = [f"{name} {line[name]}" for name in ("nr_segments", "flag") if name in line]
-        text += f"{what:40} {', '.join(more):16} {line['status']!s:12}"
-    else:
-        text += f"{line['request']} -> {line['response']}"
-    print(f"{text} {latency * 1e3:9.3f} ms", flush=True)
