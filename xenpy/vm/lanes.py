@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: MIT
 """`xenvm test`: which tests run where, and what came of it.
 
-    alone      what is marked `alone` of the host's tests, under --all, then of the harness's
     smp        tests/xen as far as marked `smp`, in the dom0 of a pristine Xen with two CPUs
-    trixie     the rest of tests/xen, one machine of one CPU per release
-    bookworm
+    alone      what is marked `alone` of the host's tests, under --all, then of the harness's
     long       what is marked `long` of tests/xen, on the first release, under --all
+    host       the rest of what needs no Xen: tests/unit, abi, drivers, lint, docs
     oxenstored tests/xen as far as marked `oxenstored_too`, under the other xenstored
     systemd    tests/systemd, in a dom0 that it has booted
-    host       tests/unit, abi, drivers, lint, docs: on this machine, no Xen
     vm         the rest of tests/vm: the harness itself, from outside
+    trixie     the rest of tests/xen, one machine of one CPU per release
+    bookworm
     bench      the gates of `xenvm bench block` and `bench streams`, under --all
 
-The first two have this host to themselves; the others run side by side, one for each of its
-CPUs.  The benchmarks may: they count instructions.  Results come back as JUnit files, never from
-what was printed; --junit keeps them.
+The first two have this host to themselves; the others begin in this order, side by side, one for
+each of its CPUs.  The benchmarks may have company: they count instructions.  Results come back as
+JUnit files, never from what was printed; --junit keeps them.
 """
 
 from __future__ import annotations
@@ -26,12 +26,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 from xml.etree import ElementTree
 
 from xenpy.vm import host, progress, venv
@@ -76,6 +77,8 @@ LANE_LIMIT, LONG_LANE_LIMIT = 45 * 60.0, 150 * 60.0
 BENCH_ROUNDS = 3
 LANE_MEMORY = 2500
 """MiB."""
+
+Lane: TypeAlias = "Callable[[], Counts]"
 
 
 @dataclass
@@ -144,49 +147,65 @@ def _run_lanes(context: Context, arguments: argparse.Namespace, selection: Selec
     total = Counts()
     with scratch_directory(context.cache) as directory:
         runner.prepare(directory)
-        lanes: list[Callable[[], Counts]] = []
-        if paths := selection.below(XEN_TESTS):
-            contexts = [runner.context.with_release(name) for name in releases]
-            for one in contexts:
-                one.prepare()
-            first = contexts[0]
-            one_cpu = first.machine.cpus == 1
-            marks = ["not smp"] if one_cpu else []
-            lanes += [partial(runner.in_dom0, one, paths, *marks, "not long") for one in contexts]
-            if arguments.all:
-                # What takes long tells the same on each release.
-                lanes.append(partial(runner.in_dom0, first, paths, *marks, "long", lane="long"))
-            if not (arguments.fast or arguments.release):
-                if one_cpu:
-                    two = replace(first, machine=replace(first.machine, cpus=2))
-                    total.add(runner.in_dom0(two, paths, "smp", lane="smp"))
-                other = replace(first, machine=replace(first.machine, store="oxenstored"))
-                some = ("oxenstored_too", "not long")
-                lanes.append(partial(runner.in_dom0, other, paths, *some, lane="oxenstored"))
-        narrowed = arguments.fast or (arguments.release and not selection.paths)
-        if (paths := selection.below(SYSTEMD_TESTS)) and not narrowed:
-            plain = runner.context.with_release(releases[0])
-            plain.prepare()
-            booted = replace(plain, machine=replace(plain.machine, init="systemd"))
-            lanes.append(partial(runner.in_dom0, booted, paths, lane="systemd"))
-        harness, here = selection.below(VM_TESTS), runner.host_paths()
-        marks = ["not alone"] if arguments.all else []
-        if arguments.all:
-            # Two of pytest's processes: each of the directories has a conftest of its own.
-            total.add(runner.on_host("alone", here, "alone"))
-            total.add(runner.on_host("alone-vm", harness, "alone"))
-        if not arguments.fast:
-            lanes.append(partial(runner.on_host, "vm", harness, *marks))
-        lanes.append(partial(runner.on_host, "host", here, *marks))
-        if arguments.all and not arguments.command:
-            lanes += [partial(runner.gates, name) for name in bench.BENCHMARKS]
+        alone, together = _lanes(runner, arguments, releases)
+        for lane in alone:
+            total.add(lane())
         pool = ThreadPoolExecutor(arguments.jobs or lanes_at_a_time(context.machine.cpus))
         try:
-            for running in [pool.submit(lane) for lane in lanes]:
+            for running in [pool.submit(lane) for lane in together]:
                 total.add(running.result())
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
     return total
+
+
+def _lanes(
+    runner: Runner, arguments: argparse.Namespace, releases: Sequence[str]
+) -> tuple[Sequence[Lane], Sequence[Lane]]:
+    """Those that have this host to themselves, and the others, in the order of the list above."""
+    selection, narrowed = runner.selection, arguments.fast or arguments.release
+    alone: list[Lane] = []
+    long: list[Lane] = []
+    whole: list[Lane] = []
+    some: list[Lane] = []
+    if paths := selection.below(XEN_TESTS):
+        contexts = [runner.context.with_release(name) for name in releases]
+        for one in contexts:
+            one.prepare()
+        first = contexts[0]
+        one_cpu = first.machine.cpus == 1
+        marks = ["not smp"] if one_cpu else []
+        whole = [partial(runner.in_dom0, one, paths, *marks, "not long") for one in contexts]
+        if arguments.all:
+            # What takes long tells the same on each release.
+            long = [partial(runner.in_dom0, first, paths, *marks, "long", lane="long")]
+        if not narrowed:
+            if one_cpu:
+                two = replace(first, machine=replace(first.machine, cpus=2))
+                alone.append(partial(runner.in_dom0, two, paths, "smp", lane="smp"))
+            other = replace(first, machine=replace(first.machine, store="oxenstored"))
+            words = ("oxenstored_too", "not long")
+            some.append(partial(runner.in_dom0, other, paths, *words, lane="oxenstored"))
+    if (paths := selection.below(SYSTEMD_TESTS)) and not (
+        arguments.fast or (arguments.release and not selection.paths)
+    ):
+        plain = runner.context.with_release(releases[0])
+        plain.prepare()
+        booted = replace(plain, machine=replace(plain.machine, init="systemd"))
+        some.append(partial(runner.in_dom0, booted, paths, lane="systemd"))
+    harness, here = selection.below(VM_TESTS), runner.host_paths()
+    marks = ["not alone"] if arguments.all else []
+    if arguments.all:
+        # Two of pytest's processes: each of the directories has a conftest of its own.
+        alone.append(partial(runner.on_host, "alone", here, "alone"))
+        alone.append(partial(runner.on_host, "alone-vm", harness, "alone"))
+    if not arguments.fast:
+        some.append(partial(runner.on_host, "vm", harness, *marks))
+    host_lane = partial(runner.on_host, "host", here, *marks)
+    gates: list[Lane] = []
+    if arguments.all and not arguments.command:
+        gates = [partial(runner.gates, name) for name in bench.BENCHMARKS]
+    return alone, [*long, host_lane, *some, *whole, *gates]
 
 
 def lanes_at_a_time(cpus: int, meminfo: Path = Path("/proc/meminfo")) -> int:
