@@ -8,6 +8,7 @@ import os
 import subprocess
 import tarfile
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 from xenpy.vm import progress
@@ -17,6 +18,8 @@ __all__ = ["Checkout", "find_root"]
 
 SIZE_LIMIT = 8 << 20
 _IGNORED = {"__pycache__", ".git", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".hypothesis"}
+_BUILT = ("*.pyc", "*.so", "*.o", "xenpy-*-worker")
+"""What a build leaves in a tree: for this host, and not for dom0.  git ignores it."""
 _C_NAMES = {"pyproject.toml", "setup.py", "MANIFEST.in"}
 _PACKAGE = ("xenpy/", "drivers/")
 _DRIVERS = ("drivers/", "xenpy/drivers/")
@@ -132,6 +135,6 @@ def _walk(root: Path) -> list[str]:
         for directory, names, files in os.walk(top):
             names[:] = [name for name in names if name not in _IGNORED]
             for name in [*files, *(d for d in names if Path(directory, d).is_symlink())]:
-                if not name.endswith((".pyc", ".so", ".o")):
+                if not any(fnmatch(name, pattern) for pattern in _BUILT):
                     found.append(os.path.relpath(os.path.join(directory, name), root))
     return found

@@ -32,8 +32,9 @@ def root(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     (tmp_path / "xenpy/__pycache__").mkdir()
     (tmp_path / "xenpy/__pycache__/x.pyc").touch()
     (tmp_path / "xenpy/_ffi/_stable.so").touch()
+    (tmp_path / "drivers/block/xenpy-block-worker").touch()
     if request.param == "git":
-        (tmp_path / ".gitignore").write_text("__pycache__/\n*.so\n.gitignore\n")
+        (tmp_path / ".gitignore").write_text("__pycache__/\n*.so\nxenpy-*-worker\n.gitignore\n")
         for command in (["init", "-q"], ["add", "xenpy"]):
             subprocess.run(["git", "-C", tmp_path, *command], check=True)
     return tmp_path

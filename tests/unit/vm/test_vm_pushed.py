@@ -68,6 +68,15 @@ def test_what_was_built_is_told_apart_file_by_file(tmp_path: Path) -> None:
         assert tar.getnames() == ["xenpy/_ffi/_two.so"]
 
 
+def test_a_program_that_has_two_names_is_not_gone(tmp_path: Path) -> None:
+    files, products = checkout(tmp_path / "files"), tmp_path / "built"
+    (products / "xenpy/drivers/block").mkdir(parents=True)
+    (products / "xenpy/drivers/block/xenpy-block-worker").touch()
+    wanted = Pushed.of(files, products)
+    before = Pushed({**wanted.files, "drivers/block/xenpy-block-worker": "a host's", "d.py": ""})
+    assert before.gone(wanted) == ["d.py"]
+
+
 def test_it_is_kept(tmp_path: Path) -> None:
     pushed = Pushed.of(checkout(tmp_path / "files"), None)
     pushed.save(tmp_path / "pushed.json")
