@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from xenpy.capture import Head, Tail, Writer
-from xenpy.drivers.block.protocol import ABI_X86_64, OP_DISCARD, RSP_OKAY
+from xenpy.drivers.block.protocol import ABI_X86_64, OP_DISCARD, OP_INDIRECT, OP_READ, RSP_OKAY
 from xenpy.trace import RECORD, TraceRecord
 
 __all__ = ["HEAD", "Seen", "write_capture"]
@@ -36,6 +36,8 @@ class Seen:
         abi, operation = ABI_X86_64, self.operation
         if operation == OP_DISCARD:
             request = abi.pack_discard(1, self.sector, self.sectors)
+        elif operation == OP_INDIRECT:
+            request = abi.pack_indirect(OP_READ, 1, self.sector, 1, [9])
         else:
             spans = [(9, 0, self.sectors - 1)] if self.sectors else []
             request = abi.pack_request(operation, 1, self.sector, spans)

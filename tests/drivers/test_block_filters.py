@@ -28,6 +28,7 @@ from xenpy.drivers.block.filters.rate import Bucket
 from xenpy.drivers.block.protocol import (
     OP_DISCARD,
     OP_FLUSH_DISKCACHE,
+    OP_INDIRECT,
     OP_READ,
     OP_WRITE,
     OP_WRITE_BARRIER,
@@ -509,6 +510,7 @@ def test_the_nth_request_of_a_kind_gets_the_nth_answer(tmp_path: Path) -> None:
         Seen(OP_READ, SIZE, 1, RSP_ERROR),
         Seen(OP_WRITE_BARRIER, 0, 1, RSP_ERROR),
         Seen(255, status=RSP_EOPNOTSUPP),
+        Seen(OP_INDIRECT, 8, status=RSP_ERROR),
         Seen(OP_FLUSH_DISKCACHE, status=RSP_ERROR),
     ]
     write_capture(tmp_path / "capture", *seen)

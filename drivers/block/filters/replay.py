@@ -163,7 +163,8 @@ def _answers(
 
 def _place(fields: Mapping[str, object]) -> Place | None:
     operation = OPERATIONS.get(str(fields["op"]))
-    match operation, fields["sector"], fields["sectors"]:
+    # Of an indirect request that was refused, or only looked at, nobody has counted the sectors.
+    match operation, fields["sector"], fields.get("sectors"):
         case None, _, _:
             return None
         case Operation.FLUSH, _, _:
