@@ -30,10 +30,12 @@ from conformance.own_suite import (
     Several,
     Work,
 )
-from xenpy.control import Control, ask
+from conformance.shown import shown
+from xenpy.control import ask
 from xenpy.driver import Driver, Value
 from xenpy.errors import XenError
 from xenpy.ring_backend import driver_of
+from xenpy.ring_frontend import Connection
 from xenpy.service import Service
 from xenpy.testing.world import World, device
 from xenpy.trace import TraceReader, TraceRecord
@@ -41,20 +43,24 @@ from xenpy.wire import CAbi
 
 
 @asynccontextmanager
-async def shown(world: World, driver: Driver, rundir: Path) -> AsyncGenerator[str]:
-    """Served as `xenpy run` does, its socket included.  Yields the name of device 0."""
+async def served(world: World, driver: Driver, rundir: Path) -> AsyncGenerator[str]:
+    """As `xenpy run` does.  Yields the name of device 0."""
     service = Service(world.store, driver.kind, driver.backend, xen=world.backend)
-    tasks = [
-        asyncio.create_task(service.run()),
-        asyncio.create_task(Control(service, driver.name, rundir).run()),
-    ]
-    try:
-        async with device(world, driver):
-            yield f"{driver.kind}/{world.domid}/0"
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    async with shown(service, driver.name, rundir), device(world, driver):
+        yield f"{driver.kind}/{world.domid}/0"
+
+
+@asynccontextmanager
+async def connected(
+    enter: Enter, driver: Driver, rundir: Path
+) -> AsyncGenerator[tuple[str, Connection[Request, Response]]]:
+    """The name of a device that speaks WORK, and its frontend."""
+    async with (
+        enter() as world,
+        served(world, driver, rundir) as name,
+        world.connect(WORK) as link,
+    ):
+        yield name, link
 
 
 class Tap:
@@ -97,11 +103,7 @@ def test_a_request_and_its_answer_by_name(enter: Enter, tmp_path: Path) -> None:
     driver = driver_of(Work, WORK)
 
     async def main() -> None:
-        async with (
-            enter() as world,
-            shown(world, driver, tmp_path) as name,
-            world.connect(WORK) as link,
-        ):
+        async with connected(enter, driver, tmp_path) as (name, link):
             with link.grant() as page:
                 page[:2] = b"\x01\x02"
                 await link.request(Request(1, page.ref, 1, SUM))
@@ -141,11 +143,7 @@ def test_all_that_came_together(enter: Enter, tmp_path: Path) -> None:
     driver = driver_of(Batched, WORK)
 
     async def main() -> None:
-        async with (
-            enter() as world,
-            shown(world, driver, tmp_path) as name,
-            world.connect(WORK) as link,
-        ):
+        async with connected(enter, driver, tmp_path) as (name, link):
             with await asyncio.to_thread(Tap, driver, name, tmp_path) as tap:
                 requests = [Request(ident, 0, 0, SUM) for ident in range(100)]
                 answers = await asyncio.gather(*map(link.request, requests))
@@ -162,7 +160,7 @@ def test_each_ring_is_tapped_until_it_is_gone(enter: Enter, tmp_path: Path) -> N
     driver = driver_of(Several, SEVERAL)
 
     async def main() -> None:
-        async with enter() as world, shown(world, driver, tmp_path) as name:
+        async with enter() as world, served(world, driver, tmp_path) as name:
             async with world.connect(SEVERAL, rings=3) as link:
                 tap = await asyncio.to_thread(Tap, driver, name, tmp_path)
                 assert tap.rings == 3
@@ -189,11 +187,7 @@ def test_a_frontend_notices_no_tap(enter: Enter, tmp_path: Path) -> None:
     driver = driver_of(Work, WORK)
 
     async def main() -> list[Response]:
-        async with (
-            enter() as world,
-            shown(world, driver, tmp_path) as name,
-            world.connect(WORK) as link,
-        ):
+        async with connected(enter, driver, tmp_path) as (name, link):
             answers: list[Response] = []
             for turn in range(3):
                 with await asyncio.to_thread(Tap, driver, name, tmp_path):

@@ -28,8 +28,9 @@ from conformance.block_front_suite import (
 )
 from conformance.framework_front import KIND, FrameworkEnvironment
 from conformance.model_backend import OFFERS, ModelBackend
+from conformance.shown import shown
 from xenpy.capture import Capture, Head, Tail, Writer, entry
-from xenpy.control import CLIENTS_LIMIT, Answer, Control, ask
+from xenpy.control import CLIENTS_LIMIT, Answer, ask
 from xenpy.drivers.block.back import BlockBackend
 from xenpy.drivers.block.front import BlockDevice
 from xenpy.drivers.block.front_link import Wishes
@@ -83,17 +84,8 @@ async def serving(
 ) -> AsyncIterator[Daemon]:
     async with opened(env) as store:
         daemon = Daemon(env, store, rundir, tier)
-        tasks = [
-            asyncio.create_task(daemon.service.run()),
-            asyncio.create_task(Control(daemon.service, "block", rundir).run()),
-        ]
-        await daemon.service.ready.wait()
-        try:
+        async with shown(daemon.service, "block", rundir):
             yield daemon
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
 
 
 @asynccontextmanager
