@@ -434,11 +434,16 @@ def flipping(pages: Memory, places: Iterable[int], values: Sequence[int]) -> Ite
 
 
 def eventually(condition: Callable[[], bool]) -> None:
-    """Look until it holds; for counters that another thread writes."""
+    """Look until it holds; for counters that another thread writes.
+
+    Ever less often: whoever has something to do for it may have the same CPU.
+    """
     deadline = time.monotonic() + PATIENCE
+    pause = 0.0
     while not condition():
         assert time.monotonic() < deadline, f"not within {PATIENCE} s"
-        time.sleep(0)
+        time.sleep(pause)
+        pause = min(0.02, 2 * pause or 0.0005)
 
 
 def sectors(first: int, count: int, content: bytes) -> bytes:

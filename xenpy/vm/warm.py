@@ -69,7 +69,8 @@ def ensure(cache: Cache, image: Image, machine: Machine) -> Warm:
     """The snapshot of `machine` running `image`, made by a cold boot if there is none."""
     key = digest(warm_key(machine, image.identity, qemu_version()), RECIPE)
     mode = "icount" if machine.icount else machine.accelerator
-    final = cache.root / "warm" / f"{image.release.name}-{mode}-{machine.store}-{key}"
+    kind = f"{mode}-{machine.store}-{machine.init}-{machine.cpus}"
+    final = cache.root / "warm" / f"{image.release.name}-{kind}-{key}"
     warm = Warm(final)
     if final.is_dir():
         return warm
@@ -115,7 +116,7 @@ def _make(cache: Cache, image: Image, machine: Machine, warm: Warm) -> None:
 
 
 def _drop_old(final: Path) -> None:
-    """Remove snapshots that an older image or QEMU left behind.
+    """Remove snapshots of this kind of machine that an older image or QEMU left behind.
 
     The youngest of them stays: a run that looked it up just now may be about to start.
     """

@@ -54,24 +54,53 @@ def test_one_that_dies_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.Mo
         boots(monkeypatch, tmp_path, VmDiedError("panic"))
 
 
-def test_a_snapshot_is_of_one_image_and_not_of_its_recipe(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An image that was swept and made again is another file system: what a snapshot has over the
-    first would be rubbish over it."""
-    made: list[Warm] = []
+@pytest.fixture
+def image(tmp_path: Path) -> Image:
+    image = Image(RELEASES["trixie"], "trixie-key", tmp_path, tmp_path / "tree")
+    image.root.write_bytes(b"first")
+    return image
+
+
+@pytest.fixture
+def made() -> list[Warm]:
+    """The snapshots that were made."""
+    return []
+
+
+@pytest.fixture
+def cache(tmp_path: Path, made: list[Warm], monkeypatch: pytest.MonkeyPatch) -> Cache:
+    """Empty; a snapshot is made in it without a boot."""
 
     def make(_cache: Cache, _image: Image, _machine: Machine, snapshot: Warm) -> None:
         made.append(snapshot)
 
     monkeypatch.setattr(warm, "_make", make)
     monkeypatch.setattr(warm, "qemu_version", lambda: "QEMU 7.2")
-    cache = Cache(tmp_path / "cache")
     monkeypatch.setattr(Cache, "need_space", lambda *_: None)
-    image = Image(RELEASES["trixie"], "trixie-key", tmp_path, tmp_path / "tree")
-    image.root.write_bytes(b"first")
+    return Cache(tmp_path / "cache")
+
+
+def test_a_snapshot_is_of_one_image_and_not_of_its_recipe(
+    cache: Cache, image: Image, made: list[Warm]
+) -> None:
+    """An image that was swept and made again is another file system: what a snapshot has over the
+    first would be rubbish over it."""
     first = warm.ensure(cache, image, Machine())
     assert warm.ensure(cache, image, Machine()) == first
     os.utime(image.root, ns=(1, 1))
     assert warm.ensure(cache, image, Machine()) != first
     assert len(made) == 2
+    assert first.directory.is_dir(), "who looked it up just now may be about to start"
+    os.utime(image.root, ns=(2, 2))
+    warm.ensure(cache, image, Machine())
+    assert not first.directory.exists()
+
+
+def test_machines_of_all_kinds_keep_their_snapshots(cache: Cache, image: Image) -> None:
+    """The lanes of `xenvm test` take turns at them."""
+    kinds = [
+        Machine(), Machine(cpus=2), Machine(init="systemd"), Machine(store="oxenstored"),
+        Machine(icount=True),
+    ]  # fmt: skip
+    snapshots = [warm.ensure(cache, image, machine) for machine in kinds]
+    assert all(snapshot.directory.is_dir() for snapshot in snapshots)
