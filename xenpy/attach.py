@@ -15,8 +15,8 @@ from types import MappingProxyType
 from typing import Final
 
 from xenpy.backend import DeviceError, Keys
+from xenpy.device_nodes import ATTACHED, REFRESH, REFRESH_ERROR, REFRESHED
 from xenpy.errors import XenNotFoundError, XenTimeoutError
-from xenpy.lifecycle import ATTACHED, REFRESH, REFRESH_ERROR, REFRESHED
 from xenpy.paths import backend_path, frontend_path
 from xenpy.types import DOM0, DevId, DomId, XenbusState
 from xenpy.xenbus import parse_state

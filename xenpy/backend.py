@@ -183,6 +183,16 @@ class Device(ABC):
         """Stop serving.  Returns when nothing of the frontend is held any more, however
         long the I/O in flight takes.  Harmless when not connected."""
 
+    async def hand_over(self) -> str:
+        """Called when it is disconnected and the daemon ends: the next one is to go on as if
+        nothing had happened.
+
+        Returns:
+            Why it may not, such as that what this frontend was promised is lost; the device is
+            closed with that as its error.  Empty: it may.
+        """
+        return ""
+
     async def refresh(self) -> Keys:
         """Look again at what is served, which the operator says has changed.
 

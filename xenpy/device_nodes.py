@@ -20,8 +20,23 @@ from xenpy.types import XenbusState
 from xenpy.xenbus import parse_state
 from xenpy.xenstore import Store, Transaction
 
-__all__ = ["DeviceNodes", "NodesGoneError", "NodesRemadeError", "StartedOverError"]
+__all__ = [
+    "ATTACHED", "PARKED", "REFRESH", "REFRESHED", "REFRESH_ERROR", "DeviceNodes",
+    "NodesGoneError", "NodesRemadeError", "StartedOverError", "error_text",
+]  # fmt: skip
 
+ATTACHED: Final = "xenpy-attached"
+"""Key in the backend directory: made by `xenpy attach`, not by the toolstack."""
+PARKED: Final = "xenpy-parked"
+"""Key in the backend directory: a daemon ended in good order, with every request that it
+had taken answered, and the next one may take the device over as it is."""
+REFRESH: Final = "xenpy-refresh"
+"""Key in the backend directory: whoever writes something new there asks the backend to look
+again at what it serves.  After a first word, it names keys of this directory that are others."""
+REFRESHED: Final = "xenpy-refreshed"
+REFRESH_ERROR: Final = "xenpy-refresh-error"
+"""The answer: what was written there, and why it could not be done, or nothing."""
+MAX_ERROR_TEXT: Final = 256
 MAX_FRONTEND_KEYS: Final = 256
 """Keys read of a frontend's directory; a multi-queue disk has about 10 a queue."""
 T = TypeVar("T")
@@ -39,6 +54,11 @@ class NodesRemadeError(NodesGoneError):
 
 class StartedOverError(Exception):
     """The frontend has other rings by now, or none."""
+
+
+def error_text(error: Exception) -> str:
+    """What is said of it in a node."""
+    return str(error)[:MAX_ERROR_TEXT] or type(error).__name__
 
 
 class DeviceNodes:

@@ -8,44 +8,31 @@ frontend that toggles its state can never have two steps run at once (XSA-350).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Final
 
 from xenpy.backend import Device, DeviceContext, DeviceError, Keys, Recorded
-from xenpy.device_nodes import DeviceNodes, NodesGoneError, NodesRemadeError, StartedOverError
+from xenpy.device_nodes import (
+    ATTACHED,
+    PARKED,
+    DeviceNodes,
+    NodesGoneError,
+    NodesRemadeError,
+    StartedOverError,
+    error_text,
+)
+from xenpy.device_refresh import Refresher
 from xenpy.devlog import TokenBucket
 from xenpy.errors import PeerError, XenTimeoutError
 from xenpy.types import XenbusState
 from xenpy.xenbus import BackendStep, backend_step
 from xenpy.xenstore import Store
 
-__all__ = [
-    "ATTACHED",
-    "DISCONNECT_BOUND",
-    "PARKED",
-    "REFRESH",
-    "REFRESHED",
-    "REFRESH_ERROR",
-    "DeviceLife",
-    "Outcome",
-]
+__all__ = ["DISCONNECT_BOUND", "DeviceLife", "Outcome"]
 
 DISCONNECT_BOUND: Final = 8.0
 """Seconds that a close may take before the device is parked as draining; libxl waits 10."""
-MAX_ERROR_TEXT: Final = 256
-ATTACHED: Final = "xenpy-attached"
-"""Key in the backend directory: made by `xenpy attach`, not by the toolstack."""
-PARKED: Final = "xenpy-parked"
-"""Key in the backend directory: a daemon ended in good order, with every request that it
-had taken answered, and the next one may take the device over as it is."""
-REFRESH: Final = "xenpy-refresh"
-"""Key in the backend directory: whoever writes something new there asks the backend to look
-again at what it serves.  After a first word, it names keys of this directory that are others."""
-REFRESHED: Final = "xenpy-refreshed"
-REFRESH_ERROR: Final = "xenpy-refresh-error"
-"""The answer: what was written there, and why it could not be done, or nothing."""
-
 SERVING: Final = (XenbusState.CONNECTED, XenbusState.CLOSING)
 
 
@@ -55,6 +42,7 @@ class Outcome(Enum):
     REMOVED = "the toolstack removed it"
     REPLACED = "the toolstack made it anew under the same path"
     PARKED = "the daemon ends; the next one takes over"
+    GIVEN_UP = "the daemon ends; the next one cannot take over"
 
 
 class DeviceLife:
@@ -69,14 +57,16 @@ class DeviceLife:
         self._log = context.log
         context.on_failure = self._data_plane_failed
         self._device = factory(context)
+        self._refresher = Refresher(self._nodes, context, self._device, DISCONNECT_BOUND)
         self._wake = asyncio.Event()
         self._wake.set()
         self._failure: Exception | None = None
         self._domain_is_gone = False
         self._parking = False
+        self._replaced = False
         self._refused = False
-        self._refreshed: str | None = None
         self._pace = TokenBucket(burst=16, rate=4.0)
+        self._glances = TokenBucket(burst=32, rate=16.0)
         self.phase = XenbusState.INITIALISING
         self.draining = False
 
@@ -108,6 +98,11 @@ class DeviceLife:
         self._parking = True
         self._wake.set()
 
+    def replaced(self) -> None:
+        """The toolstack has made the device anew while this one drains, and the new one has a
+        life of its own: from now on the nodes are that one's."""
+        self._replaced = True
+
     async def run(self) -> Outcome:
         """Live until the device is gone.  Returns how it ended; never raises for what a
         frontend or a driver does, only for a lost store or cancellation."""
@@ -124,12 +119,15 @@ class DeviceLife:
 
     async def _watch_frontend(self) -> None:
         # One coalescing watch on `state` alone: a guest that writes 10^5 keys costs one
-        # event at most (XSA-349), and its other keys are read at connect only.
+        # event at most (XSA-349), and its other keys are read at connect only.  One that writes
+        # `state` again and again gets 32 looks at once, then 16 a second.
         while True:
             try:
                 async with self._store.watch(f"{self._context.frontend_path}/state") as watch:
                     async for _ in watch:
                         self._wake.set()
+                        if delay := self._glances.take():
+                            await asyncio.sleep(delay)
             except XenTimeoutError as error:
                 self._log.warning("XenStore does not answer, trying again: %s", error)
 
@@ -165,7 +163,7 @@ class DeviceLife:
         if self._failure is not None:
             failure, self._failure = self._failure, None
             await self._fail(failure)
-        await self._refresh()
+        await self._refresher.look(self.phase)
         node, theirs, online = await self._observe()
         step = backend_step(self.phase, node, theirs, online=online)
         self._log.debug(
@@ -188,10 +186,7 @@ class DeviceLife:
             await self._perform(step, online=online)
         except NodesGoneError:
             raise
-        except (PeerError, DeviceError, OSError) as error:
-            await self._fail(error)
         except Exception as error:
-            self._log.exception("the driver failed in %s", step.name)
             await self._fail(error)
         self._wake.set()
         return None
@@ -232,7 +227,7 @@ class DeviceLife:
         try:
             keys = await self._device.prepare()
         except DeviceError as error:
-            await self._refuse(str(error))
+            await self._refuse(error)
             return
         await self._nodes.tell_frontend(self._device.frontend_keys())
         await self._switch(XenbusState.INIT_WAIT, {**keys, "hotplug-status": "connected"})
@@ -251,37 +246,6 @@ class DeviceLife:
             await self._nodes.write_error(None)
             self._log.info("connected")
 
-    async def _refresh(self) -> None:
-        """If somebody asks for it: look again at what is served, and tell the frontend."""
-        asked = await self._nodes.get(REFRESH)
-        if asked in (None, self._refreshed) or self.phase is XenbusState.INITIALISING:
-            return
-        self._refreshed = asked
-        keys: Keys = {}
-        reason = ""
-        before = self._context.backend_keys
-        await self._take_settings(asked.split()[1:])
-        try:
-            async with asyncio.timeout(DISCONNECT_BOUND):
-                keys = await self._device.refresh()
-        except TimeoutError:
-            reason = "the store does not answer"
-        except (DeviceError, OSError) as error:
-            reason = str(error)[:MAX_ERROR_TEXT]
-        if reason:
-            self._context.backend_keys = before
-            self._log.warning("cannot look again: %s", reason)
-        answer = {**keys, REFRESHED: asked or "", REFRESH_ERROR: reason}
-        await self._nodes.tell_again(self.phase, answer)
-
-    async def _take_settings(self, names: Sequence[str]) -> None:
-        keys = dict(self._context.backend_keys)
-        for name in names:
-            keys.pop(name, None)
-            if (value := await self._nodes.get(name)) is not None:
-                keys[name] = value
-        self._context.backend_keys = keys
-
     async def _clear_away(self) -> None:
         """Nodes that `xenpy attach` made are unknown to xl: when the domain has died,
         nobody else removes them, and a domain that reuses the domid would inherit them."""
@@ -294,9 +258,23 @@ class DeviceLife:
         if close:
             await self._device.close()
 
-    async def _disconnect(self, *, close: bool = False) -> None:
-        """Disconnect, and close if so told, however long it takes; past the bound the device
-        is draining.
+    async def _disconnect(self, *, close: bool = False) -> Exception | None:
+        """Disconnect, and close if so told, however long it takes.
+
+        Returns:
+            What has gone wrong with the connection so far; it says nothing about the next.
+
+        Raises:
+            NodesRemadeError: meanwhile the nodes have become another life's.
+        """
+        await self._drain(close)
+        if self._replaced:
+            raise NodesRemadeError
+        failure, self._failure = self._failure, None
+        return failure
+
+    async def _drain(self, close: bool) -> None:
+        """Past the bound the device is draining.
 
         The state stays at Closing meanwhile: Closed would promise that nothing of the
         guest is held.
@@ -313,8 +291,6 @@ class DeviceLife:
         finally:
             self.draining = False
         await closing
-        # What went wrong with a connection says nothing about the next.
-        self._failure = None
 
     async def _start_from_nodes(self) -> None:
         """Find out what an earlier daemon left behind."""
@@ -343,37 +319,61 @@ class DeviceLife:
             await self._nodes.rm(PARKED)
             keys = await self._device.connect(frontend)
             await self._switch(XenbusState.CONNECTED, keys)
-        except (PeerError, DeviceError, OSError) as error:
+        except NodesGoneError:
+            raise
+        except Exception as error:
             await self._fail(error)
-            return
-        self._log.info("taken over from the daemon before")
+        else:
+            self._log.info("taken over from the daemon before")
 
     async def _park(self) -> Outcome:
         connected = self.phase is XenbusState.CONNECTED
-        await self._disconnect()
-        if connected:
-            await self._nodes.publish(self.phase, {PARKED: 1})
-            self._log.info("parked")
+        failure = await self._disconnect()
+        if not connected:
+            return Outcome.PARKED
+        failure = failure or await self._hand_over()
+        if failure is not None:
+            # What is outstanding, or lost, the next daemon could not tell.
+            await self._give_up(failure)
+            return Outcome.GIVEN_UP
+        await self._nodes.publish(self.phase, {PARKED: 1})
         return Outcome.PARKED
 
-    async def _refuse(self, text: str) -> None:
+    async def _hand_over(self) -> Exception | None:
+        """Why the next daemon may not take the device over."""
+        try:
+            async with asyncio.timeout(DISCONNECT_BOUND):
+                reason = await self._device.hand_over()
+        except TimeoutError:
+            reason = "the store does not answer"
+        except Exception as error:
+            return error
+        return DeviceError(reason) if reason else None
+
+    async def _refuse(self, error: DeviceError) -> None:
         """The operator's mistake.  InitWait, so that libxl goes on to run the hotplug
         script, which finds `hotplug-error` and shows it; without, `xl` waits 10 s for
         nothing.  The frontend is ignored until the toolstack takes the device away."""
         self._refused = True
-        self._log.error("refused: %s", text)
+        self._log.error("refused: %s", error)
+        text = error_text(error)
         await self._nodes.write_error(text)
-        keys = {"hotplug-error": text[:MAX_ERROR_TEXT], "hotplug-status": "error"}
+        keys = {"hotplug-error": text, "hotplug-status": "error"}
         await self._switch(XenbusState.INIT_WAIT, keys)
 
     async def _fail(self, error: Exception) -> None:
         """This device is broken; let go of it, say why, and let the frontend close."""
-        text = str(error)[:MAX_ERROR_TEXT] or type(error).__name__
+        await self._disconnect()
+        await self._give_up(error)
+
+    async def _give_up(self, error: Exception) -> None:
+        text = error_text(error)
         if isinstance(error, PeerError):
             self._log.error("the frontend broke the protocol: %s", text)
-        else:
+        elif isinstance(error, DeviceError | OSError):
             self._log.error("%s", text)
-        await self._disconnect()
+        else:
+            self._log.error("the driver failed: %s", text, exc_info=error)
         await self._nodes.write_error(text)
         await self._switch(XenbusState.CLOSING)
 
@@ -393,7 +393,7 @@ class DeviceLife:
     async def _let_go(self) -> None:
         """The life is over: whatever way it ended, hold nothing any more."""
         try:
-            await self._disconnect()
+            await self._drain(close=False)
         except Exception:
             self._log.exception("the last disconnect failed")
         finally:

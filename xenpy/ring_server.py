@@ -83,6 +83,7 @@ class RingServer(Generic[RequestT, ResponseT]):
         self._ready: list[tuple[_Origin, bytes]] = []
         self._later: asyncio.Handle | None = None
         self._over = True
+        self._told = False
         self.requests = self.notifications = 0
         self.trace: Trace
         self._ring: BackRing
@@ -261,6 +262,9 @@ class RingServer(Generic[RequestT, ResponseT]):
             self._ports.notify(self._port)
 
     def _broken(self, error: Exception) -> None:
-        if not self._over:
-            self._over = True
+        """Take nothing more, and say so once: also while it stops, for a request that nobody ever
+        answers is no orderly end."""
+        self._over = True
+        if not self._told:
+            self._told = True
             self._fail(error)

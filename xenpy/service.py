@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Final
 
 from xenpy.backend import Device, DeviceContext, NativeXen, XenAccess
+from xenpy.device_nodes import ATTACHED
 from xenpy.devlog import BoundedLog
 from xenpy.errors import PeerError, XenNotFoundError
-from xenpy.lifecycle import ATTACHED, DeviceLife, Outcome
+from xenpy.lifecycle import DeviceLife, Outcome
 from xenpy.paths import domain_path, parse_backend_path
 from xenpy.runtime import Deferred
 from xenpy.store_insist import STORE_PAUSE
@@ -158,14 +159,16 @@ class Service:
         device is taken up after that, the parked ones least of all.
 
         Returns:
-            The names of those that did not let go within `timeout` seconds.
+            The names of those that did not let go within `timeout` seconds, or that the next
+            daemon may not take over.
         """
         self._parking = True
-        for life in self._tasks:
+        tasks = dict(self._tasks)
+        for life in tasks:
             life.park()
-        if self._tasks:
-            await asyncio.wait(self._tasks.values(), timeout=timeout)
-        return [life.name for life, task in self._tasks.items() if not task.done()]
+        if tasks:
+            await asyncio.wait(tasks.values(), timeout=timeout)
+        return [life.name for life, task in tasks.items() if not _let_go(task)]
 
     async def _watch_backends(self) -> None:
         async with self._store.watch(self._root) as watch:
@@ -242,6 +245,7 @@ class Service:
                 # The toolstack gave up on it and made the device anew; it drains unseen.
                 state = parse_state(await self._store.get(f"{path}/state"))
                 if state is XenbusState.INITIALISING:
+                    life.replaced()
                     del self._lives[path]
                     life = None
             if life is None and path not in self._given_up and not self._parking:
@@ -356,3 +360,10 @@ class Service:
             await self._store.transact(remove)
         except OSError as error:
             log.warning("%s is left as it is: %s", path, error)
+
+
+def _let_go(task: asyncio.Task[Outcome]) -> bool:
+    """Whether a device of a daemon that parks has ended in good order, or had ended before."""
+    if not task.done():
+        return False
+    return task.cancelled() or bool(task.exception()) or task.result() is not Outcome.GIVEN_UP

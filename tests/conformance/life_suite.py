@@ -25,8 +25,8 @@ from conformance.framework_front import (
     make_image,
 )
 from xenpy import lifecycle
+from xenpy.device_nodes import PARKED
 from xenpy.drivers.block.stores.file import FileStore
-from xenpy.lifecycle import PARKED
 
 
 @pytest.fixture

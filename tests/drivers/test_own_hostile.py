@@ -271,14 +271,17 @@ def test_a_handler_that_never_ends_does_not_hold_up_the_close(
     assert not failures
 
 
-def test_a_failure_that_cannot_be_said_closes_the_device(xen: FakeXen) -> None:
-    """Nobody would ever answer the request."""
+@pytest.mark.parametrize("seconds", [0.0, 0.1])
+def test_a_failure_that_cannot_be_said_closes_the_device(xen: FakeXen, seconds: float) -> None:
+    """Nobody would ever answer the request, whether or not the device is being closed already:
+    the next daemon must not take it over."""
 
     class Mute(Slow):
         def failed(self, request: Padded, error: Exception) -> Answer:
             raise ZeroDivisionError
 
         async def handle(self, request: Padded) -> Answer:
+            await asyncio.sleep(seconds)
             raise OSError(errno.ENOSPC, "full")
 
     answers, failures = run_backend(xen, Mute)

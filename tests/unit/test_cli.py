@@ -17,7 +17,7 @@ import pytest
 import xenpy
 from conformance.store_thread import PATIENCE, StoreThread
 from xenpy.cli.main import EXIT_FAILED, EXIT_NO_XEN, EXIT_USAGE, main
-from xenpy.lifecycle import REFRESH, REFRESH_ERROR, REFRESHED
+from xenpy.device_nodes import REFRESH, REFRESH_ERROR, REFRESHED
 from xenpy.service import claim_kind
 from xenpy.store_pyxs import Op
 from xenpy.types import DomId

@@ -13,9 +13,9 @@ import pytest
 
 from xenpy import lifecycle
 from xenpy.backend import Device, DeviceContext, DeviceError, Keys
+from xenpy.device_nodes import ATTACHED, PARKED, REFRESH, REFRESH_ERROR, REFRESHED
 from xenpy.devlog import TokenBucket
 from xenpy.errors import PeerError
-from xenpy.lifecycle import ATTACHED, REFRESH, REFRESH_ERROR, REFRESHED
 from xenpy.service import MAX_BACKEND_KEYS, Service
 from xenpy.store_pyxs import Op
 from xenpy.testing.fake_xen import FakeXen
@@ -69,6 +69,42 @@ class Growing(Recorder):
         return {"size": 100 * count}
 
 
+class Stuck(Recorder):
+    """Its end lasts until the gate is open, and nothing else does."""
+
+    async def prepare(self) -> Keys:
+        self.journal.append("prepare")
+        return {}
+
+    async def connect(self, frontend: Mapping[str, str]) -> Keys:
+        self.journal.append("connect")
+        return {}
+
+
+class Faulty(Recorder):
+    """Its programmer has made mistakes."""
+
+    async def refresh(self) -> Keys:
+        raise ValueError("a mistake")
+
+    async def connect(self, frontend: Mapping[str, str]) -> Keys:
+        if "mistaken" in self.context.backend_keys:
+            raise ValueError("a mistake")
+        return await super().connect(frontend)
+
+
+class Losing(Recorder):
+    """What its frontend was promised ends with it, one way or another."""
+
+    async def hand_over(self) -> str:
+        how = self.context.backend_keys["how"]
+        if how == "fails":
+            raise OSError(errno.EIO, "the flush failed")
+        if how == "hangs":
+            await asyncio.Event().wait()
+        return "writes are lost"
+
+
 class Bucket(TokenBucket):
     """Time passes for it only while somebody waits for a token."""
 
@@ -92,18 +128,19 @@ class Bench:
         self.gate = asyncio.Event()
         self.gate.set()
 
-    def make(self, extra: Mapping[str, str] | None = None) -> None:
-        """What libxl writes; the guest's driver is not loaded yet."""
+    def make(self, extra: Mapping[str, str] | None = None, state: int = 1) -> None:
+        """What libxl writes; the guest's driver is not loaded yet.  Or what a daemon has left,
+        whose devices are in another state."""
         back = {"frontend": FRONT, "frontend-id": str(GUEST), "online": "1", **(extra or {})}
         for path, perms, keys in (
-            (FRONT, f"n{GUEST},r0", {"state": "1"}),
+            (FRONT, f"n{GUEST},r0", {"state": str(state)}),
             (BACK, f"n0,r{GUEST}", back),
         ):
             self.fake.write(path, "")
             self.fake.set_perms(path, perms)
             for key, value in keys.items():
                 self.fake.write(f"{path}/{key}", value)
-        self.fake.write(f"{BACK}/state", "1")
+        self.fake.write(f"{BACK}/state", str(state))
 
     def show(self, state: int) -> None:
         """The frontend's state."""
@@ -248,6 +285,30 @@ def test_a_frontend_that_flaps_is_slowed_down(
         assert bench.journal.count("connect") == 6
         slowed = [line for line in caplog.messages if "changes state too fast" in line]
         assert len(slowed) == 2 + 5 * 4 - 16
+
+    on_bench(test)
+
+
+def test_a_frontend_that_writes_its_state_again_and_again_is_not_looked_at_each_time() -> None:
+    """Each look is four requests to xenstored, which all devices share."""
+
+    async def test(bench: Bench) -> None:
+        await bench.connect()
+        looks = 0
+
+        def look(request: Request) -> None:
+            nonlocal looks
+            looks += request.op == Op.READ and request.payload == f"{FRONT}/state\0".encode()
+
+        bench.fake.on_request = look
+        for _ in range(300):
+            bench.show(4)
+            # Time enough for a look at each of them.
+            await asyncio.sleep(0.001)
+        assert 1 <= looks <= 64
+        # What the toolstack asks for waits for nothing.
+        bench.fake.write(f"{BACK}/state", "5")
+        await bench.reach("5")
 
     on_bench(test)
 
@@ -412,6 +473,88 @@ def test_a_driver_that_cannot_look_again_says_so() -> None:
     on_bench(test)
 
 
+def test_a_driver_s_mistake_when_it_looks_again_costs_the_answer_only() -> None:
+    async def test(bench: Bench) -> None:
+        await bench.connect()
+        ask_again(bench, "once")
+        assert await answer(bench, "once") == "a mistake"
+        assert bench.state() == "4"
+        await bench.comes_and_goes()
+
+    on_bench(test, kind=Faulty)
+
+
+# ------------------------------------------------------------------ from one daemon to the next
+
+
+async def parked(bench: Bench) -> bool:
+    """Park the device; whether that was possible, which must show in its nodes as well."""
+    left = await bench.service.park(PATIENCE)
+    assert bench.fake.get(f"{BACK}/{PARKED}") == (None if left else "1")
+    assert bench.state() == ("5" if left else "4")
+    assert (bench.error() is None) is not bool(left)
+    return not left
+
+
+def test_a_device_is_parked_as_it_is() -> None:
+    async def test(bench: Bench) -> None:
+        await bench.connect()
+        assert await parked(bench)
+
+    on_bench(test)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_device_that_has_failed_is_not_parked(late: bool) -> None:
+    """The next daemon could not tell which requests are outstanding."""
+
+    async def test(bench: Bench) -> None:
+        await bench.connect()
+        life = bench.service.devices[BACK]
+        bench.gate.clear()
+        if not late:
+            life.park()
+            life.context.on_failure(OSError(errno.EIO, "the worker was ended"))
+        parking = asyncio.create_task(parked(bench))
+        await bench.until(lambda: "stop" in bench.journal)
+        if late:
+            life.context.on_failure(OSError(errno.EIO, "the worker was ended"))
+        bench.gate.set()
+        assert not await parking
+        assert "the worker was ended" in (bench.error() or "")
+
+    on_bench(test)
+
+
+@pytest.mark.parametrize(
+    ("how", "text"),
+    [("tells", "writes are lost"), ("fails", "the flush failed"), ("hangs", "does not answer")],
+)
+def test_a_device_that_has_lost_something_is_not_parked(
+    how: str, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its guest would never hear of it."""
+    monkeypatch.setattr(lifecycle, "DISCONNECT_BOUND", 0.2)
+
+    async def test(bench: Bench) -> None:
+        await bench.connect({"how": how})
+        assert not await parked(bench)
+        assert text in (bench.error() or "")
+
+    on_bench(test, kind=Losing)
+
+
+def test_a_driver_s_mistake_when_it_takes_a_device_over_closes_it() -> None:
+    async def test(bench: Bench) -> None:
+        bench.make({PARKED: "1", "mistaken": "1"}, state=4)
+        await bench.reach("5")
+        assert bench.error() == "a mistake"
+        bench.show(6)
+        await bench.reach("6")
+
+    on_bench(test, kind=Faulty)
+
+
 # ------------------------------------------------------------------ what goes wrong half-way
 
 
@@ -451,6 +594,38 @@ def test_a_device_made_anew_at_once_is_taken_up_when_the_old_one_drains(
         assert "disconnect" not in bench.journal
 
     on_bench(test)
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_a_device_made_anew_while_the_old_one_drains_is_not_the_old_one_s_any_more(
+    broken: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The new one has got as far as Connected when the old one has drained: a Closed would be a
+    lie, and a look at what the frontend does now would make two backends of one ring."""
+    monkeypatch.setattr(lifecycle, "DISCONNECT_BOUND", 0.02)
+    caplog.set_level(logging.INFO)
+
+    async def test(bench: Bench) -> None:
+        await bench.connect()
+        old = bench.service.devices[BACK]
+        bench.gate.clear()
+        if broken:
+            old.context.on_failure(PeerError("req_prod is out of bounds"))
+        else:
+            bench.show(5)
+            await bench.reach("5")
+            bench.show(6)
+        await bench.until(lambda: old.draining)
+        bench.fake.rm(BACK)
+        await bench.connect()
+        assert bench.journal.count("connect") == 2
+        bench.gate.set()
+        await bench.until(lambda: "made it anew under the same path" in caplog.text)
+        assert bench.state() == "4"
+        assert bench.error() is None
+        assert bench.journal.count("connect") == 2
+
+    on_bench(test, kind=Stuck)
 
 
 def test_a_device_made_anew_while_the_old_one_connects_is_not_taken_for_it() -> None:

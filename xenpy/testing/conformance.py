@@ -26,9 +26,9 @@ import pytest
 
 from xenpy.attach import NO_SETTINGS, attach, detach
 from xenpy.backend import DeviceContext, Keys
+from xenpy.device_nodes import ATTACHED
 from xenpy.driver import Driver
 from xenpy.errors import PeerError
-from xenpy.lifecycle import ATTACHED
 from xenpy.protocol_page import page_of, width_of
 from xenpy.protocol_text import c_header
 from xenpy.ring_backend import Backend, driver_of
