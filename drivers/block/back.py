@@ -180,6 +180,21 @@ class BlockBackend(Device):
             self._counters.add(lane.retire())
         self._lanes.clear()
 
+    async def hand_over(self) -> str:
+        store, memory = self._store, self._memory
+        if store is None or memory is None:
+            return ""
+        if store.flush_failed or memory.has_lost:
+            return "an earlier flush failed: writes are lost"
+        if store.native is None and not store.readonly:
+            # The next daemon has another connection to what is below, whose flush need not cover
+            # what was written here, and which knows nothing of a server that died meanwhile.
+            try:
+                await in_thread(store.flush, self.context.name)
+            except OSError as error:
+                return f"what was written cannot be flushed: {error}"
+        return ""
+
     async def refresh(self) -> Keys:
         store = self._store
         if store is None:

@@ -47,6 +47,11 @@ class DiskMemory:
         return self._file is not None
 
     @property
+    def has_lost(self) -> bool:
+        """Whether a flush has failed."""
+        return bool(lib.block_disk_has_lost(self.address))
+
+    @property
     def address(self) -> int:
         return self._memory.address
 

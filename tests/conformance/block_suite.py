@@ -273,6 +273,7 @@ def test_a_failed_flush_is_never_forgotten(
     with connected(other := Blkfront(front.env), served):
         assert other.flush() == RSP_ERROR
     other.close()
+    assert "writes are lost" in served.daemon.run(served.device.hand_over())
 
 
 @both_ways

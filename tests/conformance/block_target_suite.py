@@ -204,6 +204,20 @@ def test_an_nbd_server_that_dies_gives_errors(
         front.close()
 
 
+def test_an_nbd_server_that_died_is_not_the_next_daemon_s(
+    env: BlockEnvironment, daemon: Daemon, witness: Witness, server: QemuNbd
+) -> None:
+    """That one would connect to the server's successor, and know nothing of what was lost."""
+    with serving(daemon, env, server.target) as served:
+        front = Blkfront(env)
+        with connected(front, served):
+            front.write(0, b"x" * PAGE_SIZE)
+        front.close()
+        assert daemon.run(served.device.hand_over()) == ""
+        server.kill()
+        assert "cannot be flushed" in daemon.run(served.device.hand_over())
+
+
 def test_an_nbd_server_that_hangs_is_waited_for(
     env: BlockEnvironment, daemon: Daemon, witness: Witness, server: QemuNbd
 ) -> None:

@@ -10,13 +10,14 @@ import errno
 import mmap
 import os
 import random
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
-from conformance.daemon_process import DaemonProcess
+from conformance.daemon_process import PATIENCE, DaemonProcess
 from conformance.dom0_disk import attached
 from conformance.log_writes import a_mapped_device, dmsetup
 from conformance.stock_backends import a_loop, run
@@ -140,6 +141,27 @@ def test_what_cannot_be_written_is_an_error_at_the_flush_and_from_then_on(
         os.fsync(disk.fd)
         assert errors(daemon) == 0
     assert image.read_bytes()[:4096] == b"y" * 4096
+
+
+def test_a_write_that_is_lost_is_not_forgotten_by_the_next_daemon(
+    tmp_path: Path, image: Path
+) -> None:
+    """The kernel has told of it, and would tell nobody a second time."""
+    run("modprobe", "xen-blkfront")
+    with (
+        DaemonProcess(tmp_path) as daemon,
+        with_a_bad_page(image) as device,
+        direct(device) as disk,
+    ):
+        disk.write(b"w" * 4096, BAD)
+        with suppress(OSError):
+            os.fsync(disk.fd)
+        daemon.process.send_signal(signal.SIGTERM)
+        assert daemon.process.wait(PATIENCE) == 1, daemon.said()
+        assert "writes are lost" in daemon.said()
+        daemon.start()
+        # Its capacity is 0 by now (xen-blkfront.c, blkfront_closing).
+        assert disk.failed_write(b"x" * 4096, 0)
 
 
 def test_a_disk_that_fails_for_a_while(daemon: DaemonProcess, image: Path) -> None:

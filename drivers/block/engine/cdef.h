@@ -6,6 +6,7 @@ size_t block_state_size(void);
 size_t block_disk_size(void);
 size_t block_callbacks_size(void);
 void block_disk_start(uintptr_t disk);
+int block_disk_has_lost(uintptr_t disk);
 void block_disk_add(uintptr_t disk, uint64_t rd_req, uint64_t rd_sect, uint64_t wr_req,
                     uint64_t wr_sect, uint64_t errors);
 uint32_t block_engine_position(uintptr_t ring);

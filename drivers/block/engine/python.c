@@ -33,6 +33,11 @@ static void block_disk_start(uintptr_t disk)
     block_disk_init((struct block_disk *)disk);
 }
 
+static int block_disk_has_lost(uintptr_t disk)
+{
+    return block_has_lost((const struct block_disk *)disk);
+}
+
 static void block_disk_add(uintptr_t disk, uint64_t rd_req, uint64_t rd_sect, uint64_t wr_req,
                            uint64_t wr_sect, uint64_t errors)
 {
