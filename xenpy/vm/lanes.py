@@ -298,17 +298,24 @@ class Runner:
         command = ["python3", "-m", "pytest", "-p", "no:cacheprovider"]
         command += self.selection.pytest(paths, JUNIT_IN_DOM0, *marks)
         try:
-            with progress.step(f"{lane}: tests"), context.fresh() as (_, session):
-                with self._printed(lane) as output:
-                    code = session.run(
-                        command, env={"XENPY_REQUIRE_XEN": "1"}, stdin=subprocess.DEVNULL,
-                        stdout=output, stderr=output, timeout=self.limit,
-                    )  # fmt: skip
-                have = session.run(["test", "-e", JUNIT_IN_DOM0]) == 0
+            # The machine ends first: its ssh keeps what it was given to write to.
+            with (
+                progress.step(f"{lane}: tests"),
+                self._printed(lane) as output,
+                context.fresh() as (_, session),
+            ):
+                code = session.run(
+                    command, env={"XENPY_REQUIRE_XEN": "1"}, stdin=subprocess.DEVNULL,
+                    stdout=output, stderr=output, timeout=self.limit,
+                )  # fmt: skip
+                test = ["test", "-e", JUNIT_IN_DOM0]
+                have = session.run(test, stdin=subprocess.DEVNULL) == 0
                 text = session.output(["cat", JUNIT_IN_DOM0]) if have else ""
         except VmError as error:
             print(error.render(), file=sys.stderr)
             return Counts(notes=[f"{lane}: {error} (its console: {console})"])
+        except (OSError, subprocess.SubprocessError) as error:
+            return Counts(notes=[f"{lane}: {type(error).__name__}: {error}"])
         return self._counted(lane, code, text, may_be_empty=may_be_empty)
 
     def gates(self, name: str) -> Counts:

@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,7 +22,7 @@ from xenpy.vm.bench.run import BENCHMARKS, Benchmark
 from xenpy.vm.bench.table import Cell
 from xenpy.vm.cache import Cache
 from xenpy.vm.context import Context
-from xenpy.vm.errors import UsageError, VmDiedError
+from xenpy.vm.errors import UsageError, VmDiedError, VmError
 from xenpy.vm.lanes import Counts, Runner, lanes_at_a_time, read_junit
 from xenpy.vm.qemu import Machine
 from xenpy.vm.selection import Selection
@@ -215,9 +217,11 @@ class Dom0:
 
     status: int = 0
     junit: str = ""
-    death: VmDiedError | None = None
+    death: Exception | None = None
+    inputs: list[object] = field(default_factory=list[object])
 
     def run(self, command: Sequence[str], **streams: Any) -> int:
+        self.inputs.append(streams.get("stdin"))
         if command[0] == "test":
             return 0 if self.junit else 1
         self.environment = streams["env"]
@@ -265,6 +269,7 @@ def test_the_lane_in_dom0(runner: Runner, capfd: pytest.CaptureFixture[str]) -> 
     assert in_dom0(runner, dom0) == Counts(passed=3)
     assert dom0.environment == {"XENPY_REQUIRE_XEN": "1"}
     assert dom0.command[:3] == ["python3", "-m", "pytest"]
+    assert dom0.inputs == [subprocess.DEVNULL, subprocess.DEVNULL]
     assert capfd.readouterr().out == "bookworm: in dom0\n"
 
 
@@ -272,6 +277,11 @@ def test_the_lane_in_dom0(runner: Runner, capfd: pytest.CaptureFixture[str]) -> 
     ("dom0", "note"),
     [
         (Dom0(death=VmDiedError("QEMU was killed")), "bookworm: QEMU was killed"),
+        (Dom0(death=OSError(28, "No space left")), "bookworm: OSError: [Errno 28] No space left"),
+        (
+            Dom0(death=subprocess.CalledProcessError(1, ["qemu-img"])),
+            "bookworm: CalledProcessError: Command '['qemu-img']'",
+        ),
         (Dom0(status=1), "bookworm: pytest ended with status 1 and left no results"),
         (Dom0(status=3, junit=junit(3)), "bookworm: pytest ended with status 3"),
         (Dom0(status=5, junit=junit(0)), "bookworm: pytest ended with status 5"),
@@ -281,6 +291,43 @@ def test_a_lane_that_went_wrong_is_not_good(runner: Runner, dom0: Dom0, note: st
     counts = in_dom0(runner, dom0)
     assert not counts.good
     assert counts.notes[0].startswith(note)
+
+
+class Master(Dom0):
+    """Has its stdout until the machine ends, as ssh's master connection has; never finishes."""
+
+    def run(self, command: Sequence[str], **streams: Any) -> int:
+        self.kept = os.dup(streams["stdout"])
+        raise VmError("timed out after 30 s")
+
+
+class MachineWithMaster(NoMachine):
+    """A context whose machine ends its master connection."""
+
+    @contextmanager
+    def fresh(self) -> Generator[Any, None, None]:
+        assert isinstance(self.dom0, Master)
+        try:
+            yield None, self.dom0
+        finally:
+            os.close(self.dom0.kept)
+
+
+def test_a_lane_at_its_limit_does_not_wait_for_its_machine_s_ssh(runner: Runner) -> None:
+    dom0 = Master()
+    context = MachineWithMaster(cache=runner.context.cache, release_name="trixie", dom0=dom0)
+    seen: list[Counts] = []
+
+    def lane() -> None:
+        seen.append(runner.in_dom0(cast(Context, context), ["tests/xen"]))
+
+    thread = threading.Thread(target=lane, daemon=True)
+    thread.start()
+    thread.join(10)
+    if thread.is_alive():
+        os.close(dom0.kept)
+        pytest.fail("it waits for ever")
+    assert seen[0].notes[0].startswith("trixie: timed out after 30 s")
 
 
 def test_a_lane_with_a_name_may_be_empty(runner: Runner, capfd: pytest.CaptureFixture[str]) -> None:
