@@ -333,7 +333,7 @@ class Runner:
         return Counts(passed=len(gated) - len(bad), failed=len(bad), notes=notes)
 
     def _counted(self, lane: str, code: int, junit: str, *, may_be_empty: bool = False) -> Counts:
-        if code == NOTHING_COLLECTED and (may_be_empty or "-k" in self.selection.options):
+        if code == NOTHING_COLLECTED and (may_be_empty or self.selection.narrowed):
             return Counts()
         if not junit:
             return Counts(notes=[f"{lane}: pytest ended with status {code} and left no results"])

@@ -22,11 +22,13 @@ class Selection:
         marks: pytest's -m.
         paths: tests that were named; none: all.
         options: what else goes to pytest.
+        narrowed: -m or -k was given, so that a lane may have no such tests.
     """
 
     marks: str
     paths: tuple[str, ...]
     options: tuple[str, ...]
+    narrowed: bool = False
 
     @classmethod
     def of(
@@ -40,17 +42,21 @@ class Selection:
         marks = ["not slow and not long" if fast else "" if everything else "not long"]
         paths: list[str] = []
         options: list[str] = []
+        narrowed = False
         rest = iter(words)
         for word in rest:
+            narrowed = narrowed or word.startswith(("-k", "-m"))
             if word == "-m":
                 marks.append(next(rest, ""))
+            elif word.startswith("-m"):
+                marks.append(word[2:].removeprefix("="))
             elif word in _OPTIONS_WITH_VALUE:
                 options += [word, *([value] if (value := next(rest, None)) is not None else [])]
             elif word.startswith("-"):
                 options.append(word)
             else:
                 paths.append(_test_path(word, root))
-        return cls(_both(*marks), tuple(paths), tuple(options))
+        return cls(_both(*marks), tuple(paths), tuple(options), narrowed)
 
     def below(self, *directories: str) -> list[str]:
         """The paths to run of those below `directories`; [] if none was asked for."""

@@ -88,6 +88,24 @@ def test_own_marks_narrow_and_never_widen(root: Path) -> None:
     assert words[-1] == "tests/xen"
 
 
+@pytest.mark.parametrize(
+    ("words", "marks", "narrowed"),
+    [
+        (("-m", "smp"), "(not long) and (smp)", True),
+        (("-msmp",), "(not long) and (smp)", True),
+        (("-m=smp",), "(not long) and (smp)", True),
+        (("-k", "ring"), "(not long)", True),
+        (("-kring",), "(not long)", True),
+        (("--maxfail=1", "-x", "--keep"), "(not long)", False),
+    ],
+)
+def test_whether_the_user_narrows(
+    root: Path, words: tuple[str, ...], marks: str, narrowed: bool
+) -> None:
+    chosen = selected(root, *words)
+    assert (chosen.marks, chosen.narrowed) == (marks, narrowed)
+
+
 def test_junit_counts() -> None:
     text = (
         '<testsuites><testsuite tests="9" failures="2" errors="1" skipped="2"/>'
@@ -186,6 +204,17 @@ def test_the_host_lane(
     assert counts.good is (name == "good")
     printed = capfd.readouterr().out.splitlines()
     assert all(line.startswith("host: ") for line in printed)
+
+
+@pytest.mark.parametrize("words", [["-m", "smp"], ["-k", "ring"], ["-kring"]])
+def test_who_narrows_the_choice_may_leave_a_lane_empty(
+    runner: Runner, root: Path, words: list[str]
+) -> None:
+    runner.selection = selected(root, *words)
+    counts = runner.on_host("host", ["tests/good"])
+    assert counts == Counts()
+    assert not counts.good, "nothing at all ran"
+    assert in_dom0(runner, Dom0(status=5, junit=junit(0))) == Counts()
 
 
 def test_a_lane_that_never_ends_is_ended(runner: Runner) -> None:
