@@ -43,6 +43,8 @@ why on a line that begins with "xenvm: error:"; {INTERRUPTED} interrupted.
 """
 
 DEFAULT_NAME = "default"
+MACHINE = ("store", "init", "memory", "cpus")
+"""The options that are fields of a `Machine`; that one was not named matters to `Context`."""
 TAKES_COMMAND = ("exec", "bench", "test")
 
 
@@ -165,16 +167,17 @@ def _add_machine_options(sub: argparse.ArgumentParser) -> None:
     machine.add_argument(
         "--store",
         choices=["xenstored", "oxenstored"],
-        default="xenstored",
-        help="who serves XenStore",
+        help=f"who serves XenStore ({Machine.store})",
     )
     machine.add_argument(
-        "--init", choices=["busybox", "systemd"], default="busybox", help="dom0's process 1"
+        "--init", choices=["busybox", "systemd"], help=f"dom0's process 1 ({Machine.init})"
     )
-    machine.add_argument("--memory", type=_positive, default=4096, metavar="MIB", help="(4096)")
-    machine.add_argument("--cpus", type=_positive, default=1, metavar="N", help="Xen's (1)")
     machine.add_argument(
-        "--watchdog", type=float, default=DEFAULT_PATIENCE, metavar="S",
+        "--memory", type=_positive, metavar="MIB", help=f"in all ({Machine.memory})"
+    )
+    machine.add_argument("--cpus", type=_positive, metavar="N", help=f"Xen's ({Machine.cpus})")
+    machine.add_argument(
+        "--watchdog", type=float, dest="patience", metavar="S",
         help=f"end a dom0 that is silent for so many seconds ({DEFAULT_PATIENCE:.0f})",
     )  # fmt: skip
     machine.add_argument("--save-console", type=Path, metavar="FILE", help="keep its console")
@@ -192,15 +195,14 @@ def _context(arguments: argparse.Namespace) -> Context:
     context = Context(cache=Cache(), name=getattr(arguments, "name", DEFAULT_NAME))
     context.release_name = getattr(arguments, "release", None)
     if hasattr(arguments, "icount"):
-        machine = Machine(
-            store=arguments.store, init=arguments.init, memory=arguments.memory,
-            cpus=arguments.cpus,
-        )  # fmt: skip
+        named = {name: getattr(arguments, name) for name in (*MACHINE, "patience")}
+        context.asked = {name: value for name, value in named.items() if value is not None}
+        context.patience = context.asked.get("patience", DEFAULT_PATIENCE)
+        machine = Machine(**{n: v for n, v in context.asked.items() if n in MACHINE})
         measures = arguments.verb == "bench"
         if measures and arguments.benchmark is not None:
             machine = benchmarks.machine(machine)
         context.machine = machine.with_icount() if arguments.icount or measures else machine
-        context.patience = arguments.watchdog
         context.save_console = arguments.save_console
         context.cold = arguments.cold
     return context

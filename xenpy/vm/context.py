@@ -8,10 +8,11 @@ that `xenvm up` started.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from xenpy.vm import build, host, image, progress, warm
 from xenpy.vm.cache import Cache
@@ -21,7 +22,7 @@ from xenpy.vm.image import Image
 from xenpy.vm.instance import Instance
 from xenpy.vm.machine import DEFAULT_PATIENCE, Vm, make_overlay, scratch_directory
 from xenpy.vm.pushed import NOTHING, Pushed
-from xenpy.vm.qemu import Machine, command_line
+from xenpy.vm.qemu import Machine, Sockets, command_line
 from xenpy.vm.releases import DEFAULT, Release, release
 from xenpy.vm.session import Session
 from xenpy.vm.ssh import Keys, Link
@@ -37,7 +38,9 @@ class Context:
         release_name: None where the user named none.
         name: the instance of `up`.
         patience: seconds without a heartbeat until the watchdog bites.
-        save_console: where to keep the console of a machine of our own.
+        save_console: where to keep the console of the machine.
+        asked: the fields of an `Info`, but for the release, that the user named: an instance
+            of `up` where they differ will not do.
         package_only: a pristine machine gets xenpy without its tests and documentation.
     """
 
@@ -47,6 +50,7 @@ class Context:
     machine: Machine = field(default_factory=Machine)
     patience: float = DEFAULT_PATIENCE
     save_console: Path | None = None
+    asked: Mapping[str, Any] = field(default_factory=dict[str, Any])
     cold: bool = False
     package_only: bool = False
 
@@ -105,8 +109,11 @@ class Context:
                         session.push(checkout, built, pushed)
                         yield vm, session
             finally:
-                if self.save_console is not None and vm.console_log.exists():
-                    self.save_console.write_bytes(vm.console_log.read_bytes())
+                self._keep_console(vm.console_log)
+
+    def _keep_console(self, log: Path) -> None:
+        if self.save_console is not None and log.exists():
+            self.save_console.write_bytes(log.read_bytes())
 
     def start(self, vm: Vm, found: Image) -> Pushed:
         """Start `vm` from the warm snapshot (or cold, if that was asked for).  Returns what its
@@ -132,6 +139,14 @@ class Context:
         if self.release_name not in (None, info.release):
             progress.note(
                 f"instance {self.name!r} runs {info.release}; this gets a fresh {self.release_name}"
+            )
+            return None
+        other = [name for name, value in self.asked.items() if getattr(info, name) != value]
+        if other:
+            has = _as_options({name: getattr(info, name) for name in other})
+            wanted = _as_options({name: self.asked[name] for name in other})
+            progress.note(
+                f"instance {self.name!r} has {has}; this gets a fresh machine with {wanted}"
             )
             return None
         return instance
@@ -162,8 +177,16 @@ class Context:
         """A session in the running instance, or else in a fresh machine."""
         alone = fresh or self.cold or self.machine.icount
         if not alone and self.running_instance() is not None:
-            with self.instance() as (_, session):
-                yield session
+            with self.instance() as (instance, session):
+                try:
+                    yield session
+                finally:
+                    self._keep_console(instance.directory / Sockets.CONSOLE_LOG)
         else:
             with self.fresh() as (_, session):
                 yield session
+
+
+def _as_options(fields: Mapping[str, Any]) -> str:
+    names = {"patience": "watchdog"}
+    return " ".join(f"--{names.get(name, name)} {value}" for name, value in fields.items())

@@ -25,6 +25,8 @@ from dataclasses import asdict, dataclass
 from xenpy.vm import progress
 from xenpy.vm.cache import Cache, remove_tree
 from xenpy.vm.errors import UsageError, VmDiedError, VmError
+from xenpy.vm.machine import DEFAULT_PATIENCE
+from xenpy.vm.qemu import Machine
 
 __all__ = ["Info", "Instance"]
 
@@ -33,7 +35,10 @@ STOP_TIMEOUT = 20.0
 
 @dataclass(frozen=True)
 class Info:
-    """What is known about a running instance."""
+    """What is known about a running instance.
+
+    An older version, whose machine may still run, wrote nothing of what has a default.
+    """
 
     name: str
     release: str
@@ -45,6 +50,10 @@ class Info:
     port: int
     started: float
     idle_seconds: float
+    init: str = Machine.init
+    cpus: int = Machine.cpus
+    memory: int = Machine.memory
+    patience: float = DEFAULT_PATIENCE
 
 
 class Instance:

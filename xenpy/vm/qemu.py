@@ -12,10 +12,12 @@ The flags that matter, and why:
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from xenpy.vm.cache import digest
 
@@ -72,6 +74,19 @@ class Machine:
     def with_icount(self) -> Machine:
         """The same machine for measuring: it cannot use KVM."""
         return replace(self, icount=True, accelerator="tcg")
+
+    def as_json(self) -> str:
+        """All of it, for another process."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Machine:
+        """What `as_json` wrote."""
+        fields: dict[str, Any] = json.loads(text)
+        # JSON has no tuples.
+        for name in ("xen_arguments", "kernel_arguments"):
+            fields[name] = tuple(fields[name])
+        return cls(**fields)
 
     def arguments(self) -> list[str]:
         """The part of QEMU's command line that a snapshot depends on."""

@@ -35,11 +35,10 @@ def launch(context: Context, idle: float) -> Info:
         )
     instance.directory.mkdir(parents=True, exist_ok=True)
     log = instance.directory / "supervisor.log"
-    machine = context.machine
     command = [
         sys.executable, "-m", "xenpy.vm.supervisor", os.fspath(context.cache.root), context.name,
-        context.release.name, machine.store, machine.accelerator, str(int(machine.icount)),
-        str(machine.memory), str(context.patience), str(idle),
+        context.release.name, context.machine.as_json(), str(int(context.cold)),
+        str(context.patience), str(idle),
     ]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": os.fspath(find_root())}
     with log.open("wb") as output:
@@ -61,15 +60,12 @@ def launch(context: Context, idle: float) -> Info:
 
 def main(argv: list[str]) -> int:
     """Run the supervisor; the arguments are those that `launch` gives."""
-    root, name, release, store, accelerator, icount, memory, patience, idle = argv
+    root, name, release, machine, cold, patience, idle = argv
     end_on_signals()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    machine = Machine(
-        accelerator=accelerator, icount=icount == "1", store=store, memory=int(memory)
-    )
     context = Context(
-        cache=Cache(Path(root)), release_name=release, name=name, machine=machine,
-        patience=float(patience),
+        cache=Cache(Path(root)), release_name=release, name=name,
+        machine=Machine.from_json(machine), patience=float(patience), cold=cold == "1",
     )  # fmt: skip
     try:
         _supervise(context, float(idle))
@@ -99,6 +95,10 @@ def _supervise(context: Context, idle: float) -> None:
                     port=vm.port,
                     started=time.time(),
                     idle_seconds=idle,
+                    init=context.machine.init,
+                    cpus=context.machine.cpus,
+                    memory=context.machine.memory,
+                    patience=context.patience,
                 )
             )
             while True:

@@ -40,9 +40,9 @@ def shown(command: Sequence[str]) -> str:
 def execute(context: Context, arguments: argparse.Namespace) -> int:
     """Run CMD as root in dom0, with this checkout built, importable and the working directory.
 
-    In the machine that `xenvm up` started, if it runs; else, or with --fresh, in a pristine
-    one that ends with the command.  Standard input, output and error are passed through, and
-    the exit status is CMD's.  One word is taken as a line for the shell.
+    In the machine that `xenvm up` started, if it runs and is as the options say; else, or with
+    --fresh, in a pristine one that ends with the command.  Standard input, output and error are
+    passed through, and the exit status is CMD's.  One word is taken as a line for the shell.
 
     examples:
       xenvm exec -- xl info
@@ -88,6 +88,9 @@ def up(context: Context, arguments: argparse.Namespace) -> int:
       xenvm up
       xenvm up --name old --release bookworm --idle 600
     """
+    if context.save_console is not None:
+        hint = "`xenvm logs` and `xenvm console` show it"
+        raise UsageError("`xenvm up` keeps the console itself, without --save-console", hint=hint)
     context.prepare()
     info = supervisor.launch(context, arguments.idle)
     print(
