@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-from xenpy.vm import build
+from xenpy.vm import build, console
 from xenpy.vm.checkout import Checkout
 from xenpy.vm.errors import VmDiedError, VmError
 from xenpy.vm.machine import Vm, tied_to_us
@@ -92,12 +92,19 @@ class Session:
                     return
                 self._check()
                 if time.monotonic() > deadline:
-                    raise VmDiedError(f"dom0 took no ssh connection in {MASTER_TIMEOUT:.0f} s")
+                    raise VmDiedError(
+                        f"dom0 took no ssh connection in {MASTER_TIMEOUT:.0f} s",
+                        details=self._last_lines(),
+                        hint=self._log_hint(),
+                    )
                 time.sleep(0.01)
             self._check()
             if time.monotonic() > deadline:
+                said = log.read_text(errors="replace")[-2000:]
                 raise VmDiedError(
-                    "cannot reach dom0 by ssh", details=log.read_text(errors="replace")[-2000:]
+                    "cannot reach dom0 by ssh",
+                    details="\n".join(text for text in (said, self._last_lines()) if text),
+                    hint=self._log_hint(),
                 )
             time.sleep(0.2)
 
@@ -112,11 +119,12 @@ class Session:
         stdout: int | IO[bytes] | None = None,
         stderr: int | IO[bytes] | None = None,
         timeout: float | None = None,
+        hint: str = "",
     ) -> int:
         """Run `command` (words, or a line for the shell) in dom0; returns its exact status.
 
         A command killed by signal N gives 128 + N.  Raises VmError when the harness, and
-        not the command, failed, and on time-out.
+        not the command, failed, and on time-out, then with `hint`.
         """
         line = command if isinstance(command, str) else shlex.join(command)
         self._serial += 1
@@ -135,7 +143,8 @@ class Session:
             status = client.wait(timeout)
         except subprocess.TimeoutExpired:
             self._interrupt(name, signal.SIGTERM)
-            raise VmError(f"timed out after {timeout:.0f} s: {line[:200]}") from None
+            message = f"timed out after {timeout:.0f} s: {line[:200]}"
+            raise VmError(message, details=self._last_lines(), hint=hint) from None
         except BaseException:
             self._interrupt(name, signal.SIGINT)
             raise
@@ -211,7 +220,20 @@ class Session:
             )
         except subprocess.TimeoutExpired:
             self._check()
-            raise VmDiedError(f"dom0 did not finish within {timeout:.0f} s: {line[:100]}") from None
+            raise VmDiedError(
+                f"dom0 did not finish within {timeout:.0f} s: {line[:100]}",
+                details=self._last_lines(),
+                hint=self._log_hint(),
+            ) from None
+
+    def _last_lines(self) -> str:
+        """The end of the console, if the machine is ours: what it waits for may show there."""
+        return "" if self._vm is None else console.last_lines(self._vm.console_log)
+
+    def _log_hint(self) -> str:
+        if self._vm is None:
+            return "`xenvm logs` shows its console"
+        return "--save-console FILE keeps the console"
 
     def _interrupt(self, name: str, number: signal.Signals) -> None:
         """Signal the process group of a command; a machine of our own dies anyway."""

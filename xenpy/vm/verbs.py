@@ -56,7 +56,8 @@ def execute(context: Context, arguments: argparse.Namespace) -> int:
         if arguments.guest:
             command = _in_guest(arguments, command)
         line: list[str] | str = command[0] if len(command) == 1 else command
-        return session.run(line, timeout=arguments.timeout)
+        hint = "--timeout SECONDS waits longer; --save-console FILE keeps the console"
+        return session.run(line, timeout=arguments.timeout, hint=hint)
 
 
 def demo(context: Context, arguments: argparse.Namespace) -> int:
