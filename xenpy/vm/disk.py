@@ -33,12 +33,16 @@ def run(*command: str, timeout: float = 300.0) -> str:
     """Run a command; its output.
 
     Raises:
-        CommandError: it failed.
+        CommandError: it failed, or did not end in time.
     """
-    done = subprocess.run(
-        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
-        timeout=timeout,
-    )  # fmt: skip
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+            timeout=timeout,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        message = f"{' '.join(command)[:120]} did not end within {timeout:.0f} s"
+        raise CommandError(message) from None
     if done.returncode:
         said = (done.stderr or done.stdout).strip()[-1500:]
         raise CommandError(f"{' '.join(command)[:120]} ended with status {done.returncode}: {said}")

@@ -95,4 +95,10 @@ class Daemon:
 
     def _end(self) -> None:
         self._process.terminate()
-        self._process.wait(self._patience)
+        try:
+            self._process.wait(self._patience)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+            message = f"xenpy serve did not end within {self._patience:.0f} s"
+            raise CommandError(message) from None

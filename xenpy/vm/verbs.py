@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from xenpy.vm import console as consoles
@@ -73,8 +74,10 @@ def demo(context: Context, arguments: argparse.Namespace) -> int:
       xenvm demo --release bookworm --json demo.json
     """
     with context.fresh() as (_, session):
-        code = session.run(["python3", "-m", "xenpy.vm.dom0_demo", "--json", DEMO_JSON])
-        if arguments.json is not None and session.run(["test", "-e", DEMO_JSON]) == 0:
+        command = ["python3", "-m", "xenpy.vm.dom0_demo", "--json", DEMO_JSON]
+        code = session.run(command, stdin=subprocess.DEVNULL)
+        test = ["test", "-e", DEMO_JSON]
+        if arguments.json is not None and session.run(test, stdin=subprocess.DEVNULL) == 0:
             arguments.json.write_text(session.output(["cat", DEMO_JSON]))
     return code
 
@@ -174,24 +177,26 @@ def pull(context: Context, arguments: argparse.Namespace) -> int:
         target = target / Path(source).name
     quoted = shlex.quote(source)
     with context.instance(push=False) as (_, session):
-        if session.run(["test", "-e", source], cwd="/"):
+        # ssh would read to its end what the caller has, a list of files perhaps.
+        run = partial(session.run, cwd="/", stdin=subprocess.DEVNULL)
+        if run(["test", "-e", source]):
             raise VmError(f"there is no {source} in dom0")
-        if session.run(["test", "-d", source], cwd="/") == 0:
+        if run(["test", "-d", source]) == 0:
             target.mkdir(parents=True, exist_ok=True)
             command = ["tar", "-C", os.fspath(target), "-xf", "-"]
             with subprocess.Popen(command, stdin=subprocess.PIPE) as tar:
                 assert tar.stdin is not None
-                code = session.run(f"tar -C {quoted} -cf - .", cwd="/", stdout=tar.stdin)
+                code = run(f"tar -C {quoted} -cf - .", stdout=tar.stdin)
                 tar.stdin.close()
             return code or tar.returncode
-        partial = target.with_name(f".{target.name}.part")
+        part = target.with_name(f".{target.name}.part")
         try:
-            with partial.open("wb") as content:
-                code = session.run(f"cat {quoted}", cwd="/", stdout=content)
+            with part.open("wb") as content:
+                code = run(f"cat {quoted}", stdout=content)
             if code == 0:
-                partial.rename(target)
+                part.rename(target)
         finally:
-            partial.unlink(missing_ok=True)
+            part.unlink(missing_ok=True)
         return code
 
 
@@ -220,7 +225,8 @@ def console(context: Context, arguments: argparse.Namespace) -> int:
     """
     if arguments.guest:
         with context.instance(push=False) as (_, session):
-            return session.run(["xenvm-guest", "console", arguments.guest], cwd="/")
+            command = ["xenvm-guest", "console", arguments.guest]
+            return session.run(command, cwd="/", stdin=subprocess.DEVNULL)
     instance = _running(context)
     command = ["tail", "-n", "+1", "-f", os.fspath(instance.directory / Sockets.CONSOLE_LOG)]
     return subprocess.run(command, check=False).returncode
@@ -289,8 +295,9 @@ def bench(context: Context, arguments: argparse.Namespace) -> int:
         path = vm.directory / "bench"
         with path.open("wb") as output:
             code = session.run(
-                ["python3", "-c", timed, str(arguments.rounds), *command], stdout=output
-            )
+                ["python3", "-c", timed, str(arguments.rounds), *command],
+                stdin=subprocess.DEVNULL, stdout=output,
+            )  # fmt: skip
         rows = [line.split() for line in path.read_text().splitlines()]
     if code or len(rows) != arguments.rounds:
         raise VmError(f"the command could not be measured (status {code})")
@@ -299,7 +306,9 @@ def bench(context: Context, arguments: argparse.Namespace) -> int:
         f"round {number}: {count:>15,} instructions\n" for number, count in enumerate(counts, 1)
     )
     show(table, json.dumps({"command": command, "instructions": counts}) + "\n", arguments.json)
-    return max(int(status) for _, status in rows)
+    statuses = [int(status) for _, status in rows]
+    # Python's for who was killed by a signal is negative, and would be less than 0.
+    return max(128 - status if status < 0 else status for status in statuses)
 
 
 def _command(arguments: argparse.Namespace, verb: str) -> list[str]:

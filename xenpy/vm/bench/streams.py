@@ -94,6 +94,10 @@ class Streams:
             try:
                 spoken = self._shell.run(f"chroot /mnt sh -c '{speak}'")
                 heard, _ = listener.communicate(timeout=PATIENCE)
+            except subprocess.TimeoutExpired:
+                listener.kill()
+                message = f"{listen[-80:]} did not end within {PATIENCE:.0f} s"
+                raise CommandError(message) from None
             except BaseException:
                 listener.kill()
                 raise
