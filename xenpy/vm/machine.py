@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import os
 import select
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -32,6 +33,8 @@ __all__ = ["DEFAULT_PATIENCE", "Vm", "make_overlay", "scratch_directory", "tied_
 
 DEFAULT_PATIENCE = 120.0
 BOOT_TIMEOUT = 240.0
+FULL = 16 << 20
+"""A disk with fewer bytes free is full."""
 
 
 def tied_to_us(argv: list[str]) -> list[str]:
@@ -246,12 +249,14 @@ class Vm:
         with self._lock:
             self.death = reason
             callbacks, self._on_death = self._on_death, []
-        (self.directory / "death").write_text(reason.render() + "\n")
         assert self._qemu is not None
         with suppress(ProcessLookupError):
             self._qemu.kill()
         for callback in callbacks:
             callback()
+        # Last, and not at any price: the disk may be full.
+        with suppress(OSError):
+            (self.directory / "death").write_text(reason.render() + "\n")
 
     def _obituary(self) -> VmDiedError:
         assert self._qemu is not None
@@ -274,6 +279,15 @@ class Vm:
         return VmDiedError(panic, details=self._last_words(), hint=self._log_hint())
 
     def _silent(self, silence: float) -> VmDiedError:
+        free = shutil.disk_usage(self.directory).free
+        if free < FULL:
+            # QEMU stops a machine whose disk cannot grow.
+            return VmDiedError(
+                f"dom0 has not answered for {silence:.0f} s: the host's disk is full",
+                details=self._last_words(),
+                hint=f"{free >> 20} MiB are free in {self.directory}: free some, or set "
+                "XENVM_CACHE to a directory on a larger disk",
+            )
         return VmDiedError(
             f"dom0 has not answered for {silence:.0f} s; the watchdog ended it",
             details=self._last_words(),
@@ -300,10 +314,3 @@ def end_on_signals() -> None:
 
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, leave)
-
-
-def still_runs(vm: Vm) -> None:
-    """Raise why `vm` died, if it did.  Gives the watcher the time to find out."""
-    for _ in range(20):
-        vm.check()
-        time.sleep(0.05)
