@@ -7,7 +7,6 @@ that `xenvm up` started.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -160,11 +159,8 @@ class Context:
                 f"no instance {self.name!r} is running",
                 hint="start one with `xenvm up`, or use `xenvm exec --fresh -- CMD`",
             )
-        with (
-            instance.in_use(),
-            tempfile.TemporaryDirectory(dir=self.cache.directory("run-ssh"), prefix="s") as name,
-        ):
-            link = Link(Keys.ensure(self.cache), instance.info().port, Path(name))
+        with instance.in_use(), scratch_directory(self.cache) as directory:
+            link = Link(Keys.ensure(self.cache), instance.info().port, directory)
             with Session(link, instance.check) as session:
                 if push:
                     found = image.ensure(self.cache, release(instance.info().release))

@@ -55,11 +55,12 @@ def make_overlay(base: Path, kind: str, overlay: Path) -> None:
 def scratch_directory(cache: Cache) -> Generator[Path, None, None]:
     """A directory for one run.  Those of processes that were killed are removed on the way."""
     parent = cache.directory("run")
-    for entry in parent.iterdir():
-        with suppress(OSError), (entry / "lock").open("a") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            remove_tree(entry)
     with cache.locked("run", "making a run directory"):
+        # Under the lock: another's new directory is not yet locked itself.
+        for entry in parent.iterdir():
+            with suppress(OSError), (entry / "lock").open("a") as handle:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                remove_tree(entry)
         path = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}.", dir=parent))
         lock = (path / "lock").open("a")
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections import namedtuple
 from pathlib import Path
@@ -146,6 +148,25 @@ def test_run_directories_of_the_dead_are_removed(cache: Cache) -> None:
             assert mine.is_dir()
             assert other != mine
     assert list((cache.root / "run").iterdir()) == []
+
+
+def test_a_run_directory_that_is_being_made_is_not_of_the_dead(cache: Cache) -> None:
+    swept: list[bool] = []
+
+    def another() -> None:
+        with scratch_directory(cache):
+            swept.append(not mine.exists())
+
+    thread = threading.Thread(target=another)
+    with cache.locked("run", "making a run directory"):
+        mine = cache.directory("run", "123.new")
+        thread.start()
+        thread.join(0.3)
+        lock = (mine / "lock").open("a")
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    with lock:
+        thread.join(10)
+    assert swept == [False]
 
 
 def test_sweep_keeps_the_youngest_and_the_kept(cache: Cache) -> None:

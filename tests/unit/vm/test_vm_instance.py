@@ -8,7 +8,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -17,7 +17,9 @@ from xenpy.vm.cache import Cache
 from xenpy.vm.context import Context
 from xenpy.vm.errors import UsageError
 from xenpy.vm.instance import Info, Instance
+from xenpy.vm.machine import scratch_directory
 from xenpy.vm.qemu import Machine, Sockets
+from xenpy.vm.ssh import Keys, Link
 
 INFO = Info(
     name="default", release="trixie", xen="4.20", accelerator="tcg", store="xenstored", pid=1,
@@ -120,6 +122,26 @@ def test_an_instance_is_used_where_it_is_what_was_asked_for(
     assert (instance is None) is bool(said)
     told = f"xenvm: instance 'default' {said}\n" if said else ""
     assert capsys.readouterr().err == told
+
+
+@pytest.mark.usefixtures("running")
+def test_what_a_killed_command_left_of_its_ssh_is_removed(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def session(link: Link, _: object) -> Generator[Link]:
+        yield link
+
+    monkeypatch.setattr("xenpy.vm.context.Session", session)
+    monkeypatch.setattr(Keys, "ensure", lambda _: None)
+    left = cache.directory("run", "123.dead")
+    with options("push", "a", "b").instance(push=False) as (_, link):
+        assert not left.exists()
+        mine = cast(Link, link).directory
+        assert mine.parent == cache.root / "run"
+        with scratch_directory(cache):
+            assert mine.is_dir()
+    assert not mine.exists()
 
 
 def test_the_console_of_an_instance_is_kept_too(
