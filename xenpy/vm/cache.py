@@ -87,8 +87,13 @@ class Cache:
 
     @contextmanager
     def building(self, final: Path) -> Generator[Path, None, None]:
-        """A directory to build `final` in; renamed to it if the body succeeds, removed if not."""
+        """A directory to build `final` in; renamed to it if the body succeeds, removed if not.
+
+        The caller holds a lock: what there is for `final` is of builds that were killed, and goes.
+        """
         self.directory(*final.parent.relative_to(self.root).parts)
+        for left in final.parent.glob(f".{final.name}.*"):
+            remove_tree(left)
         work = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent))
         try:
             yield work

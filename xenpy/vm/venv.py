@@ -75,15 +75,21 @@ def stage(cache: Cache, checkout: Checkout, python: Path, directory: Path) -> Pa
     subprocess.run(["tar", "-C", tree, "-xf", "-"], input=checkout.pack(), check=True)
     final = cache.root / "host-build" / digest(os.fspath(python), checkout.c_key())
     if not final.is_dir():
-        with progress.step("building xenpy's C part for this host"), cache.building(final) as work:
-            done = subprocess.run(
-                [python, "-W", "ignore", "-m", "xenpy._ffi.build", work],
-                cwd=tree, env={**os.environ, "XENPY_WERROR": "1"}, text=True, check=False,
-                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            )  # fmt: skip
-            if done.returncode:
-                raise VmError("xenpy's C part does not compile", details=done.stdout)
-        cache.sweep(final.parent, [final], limit=4)
+        with cache.locked(f"host-build-{final.name}", "building xenpy's C part for this host"):
+            if not final.is_dir():
+                _build(cache, python, tree, final)
     for path in built_files(final):
         shutil.copy(path, tree / path.relative_to(final))
     return tree
+
+
+def _build(cache: Cache, python: Path, tree: Path, final: Path) -> None:
+    with progress.step("building xenpy's C part for this host"), cache.building(final) as work:
+        done = subprocess.run(
+            [python, "-W", "ignore", "-m", "xenpy._ffi.build", work],
+            cwd=tree, env={**os.environ, "XENPY_WERROR": "1"}, text=True, check=False,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        if done.returncode:
+            raise VmError("xenpy's C part does not compile", details=done.stdout)
+    cache.sweep(final.parent, [final], limit=4)

@@ -9,7 +9,10 @@ them may start from one snapshot at the same time.
 
 from __future__ import annotations
 
+import os
 import subprocess
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +38,9 @@ WARM_UP = (
 
 RECIPE = "with xenpy in it"
 """Another for snapshots that are made in another way."""
+
+KEEP = 30 * 24 * 3600.0
+"""Seconds without use until a snapshot goes."""
 
 
 @dataclass(frozen=True)
@@ -72,10 +78,10 @@ def ensure(cache: Cache, image: Image, machine: Machine) -> Warm:
     kind = f"{mode}-{machine.store}-{machine.init}-{machine.cpus}"
     final = cache.root / "warm" / f"{image.release.name}-{kind}-{key}"
     warm = Warm(final)
-    if final.is_dir():
+    if _used(final):
         return warm
     with cache.locked(f"warm-{final.name}", f"making the snapshot {final.name}"):
-        if final.is_dir():
+        if _used(final):
             return warm
         cache.need_space(1500, "a warm snapshot")
         what = f"booting Xen {image.release.xen} once, for the warm snapshot ({mode})"
@@ -83,6 +89,15 @@ def ensure(cache: Cache, image: Image, machine: Machine) -> Warm:
             _make_or_retry(cache, image, machine, Warm(work))
         _drop_old(final)
     return warm
+
+
+def _used(final: Path) -> bool:
+    """Whether there is such a snapshot; if so, note that it is used."""
+    try:
+        os.utime(final)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _make_or_retry(cache: Cache, image: Image, machine: Machine, warm: Warm) -> None:
@@ -116,9 +131,10 @@ def _make(cache: Cache, image: Image, machine: Machine, warm: Warm) -> None:
 
 
 def _drop_old(final: Path) -> None:
-    """Remove snapshots of this kind of machine that an older image or QEMU left behind.
+    """Remove snapshots of this kind of machine that an older image or QEMU left behind, and of
+    any kind what nobody has used for long.
 
-    The youngest of them stays: a run that looked it up just now may be about to start.
+    The one of them that was used last stays: a run may be about to start from it.
     """
     kind = final.name.rpartition("-")[0]
     others = sorted(
@@ -127,3 +143,8 @@ def _drop_old(final: Path) -> None:
     )
     for entry in others[:-1]:
         remove_tree(entry)
+    for entry in final.parent.iterdir():
+        # Another process may have removed it.
+        with suppress(FileNotFoundError):
+            if time.time() - entry.stat().st_mtime > KEEP:
+                remove_tree(entry)

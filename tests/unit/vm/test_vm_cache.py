@@ -11,14 +11,19 @@ import threading
 import time
 from collections import namedtuple
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
+from xenpy.vm import venv
 from xenpy.vm.cache import Cache, digest, remove_tree
+from xenpy.vm.checkout import Checkout
 from xenpy.vm.errors import VmError
 from xenpy.vm.machine import scratch_directory
 
 ROOT = Path(__file__).parents[3]
+EMPTY_TAR = bytes(10240)
 Usage = namedtuple("Usage", "total used free")
 
 
@@ -64,6 +69,40 @@ def test_what_fails_leaves_nothing(cache: Cache) -> None:
     with pytest.raises(KeyboardInterrupt):
         build()
     assert list(final.parent.iterdir()) == []
+
+
+def test_what_a_killed_build_left_goes_with_the_next(cache: Cache) -> None:
+    left, other = cache.directory("images", ".one.x7z"), cache.directory("images", ".two.x7z")
+    (left / "file").touch()
+    with cache.building(cache.root / "images" / "one") as work:
+        assert work.is_dir()
+        assert not left.exists()
+    assert other.is_dir(), "somebody may be building it"
+
+
+def test_one_process_builds_for_the_host_at_a_time(
+    cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    builds: list[Path] = []
+
+    def build(_cache: Cache, _python: Path, _tree: Path, final: Path) -> None:
+        builds.append(final)
+        time.sleep(0.2)
+        final.mkdir(parents=True)
+
+    def stage(name: str) -> None:
+        place = tmp_path / name
+        place.mkdir()
+        checkout = cast(Checkout, SimpleNamespace(pack=lambda: EMPTY_TAR, c_key=lambda: "key"))
+        venv.stage(cache, checkout, Path("python"), place)
+
+    monkeypatch.setattr(venv, "_build", build)
+    threads = [threading.Thread(target=stage, args=(name,)) for name in ("a", "b")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert len(builds) == 1
 
 
 def test_a_rebuild_replaces(cache: Cache) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import cast
 
@@ -104,3 +105,18 @@ def test_machines_of_all_kinds_keep_their_snapshots(cache: Cache, image: Image) 
     ]  # fmt: skip
     snapshots = [warm.ensure(cache, image, machine) for machine in kinds]
     assert all(snapshot.directory.is_dir() for snapshot in snapshots)
+
+
+def test_a_snapshot_that_nobody_used_for_long_goes(cache: Cache, image: Image) -> None:
+    """Of a kind that is never made again, too."""
+    unused, used, last = (warm.ensure(cache, image, Machine(cpus=cpus)) for cpus in (2, 3, 4))
+    killed = cache.directory("warm", ".trixie-tcg.x7z")
+    long_ago = time.time() - 31 * 24 * 3600
+    for directory in (unused.directory, used.directory, killed):
+        os.utime(directory, (long_ago, long_ago))
+    warm.ensure(cache, image, Machine(cpus=3))
+    warm.ensure(cache, image, Machine())
+    assert not unused.directory.exists()
+    assert not killed.exists()
+    assert used.directory.is_dir()
+    assert last.directory.is_dir()
