@@ -21,6 +21,7 @@ import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from typing import IO
 
 from xenpy.vm import progress
 from xenpy.vm.cache import Cache, remove_tree
@@ -31,6 +32,8 @@ from xenpy.vm.qemu import Machine
 __all__ = ["Info", "Instance"]
 
 STOP_TIMEOUT = 20.0
+LOCK_PATIENCE = 1.0
+"""Seconds: who only asks whether it runs holds the lock too, for an instant."""
 
 
 @dataclass(frozen=True)
@@ -104,20 +107,31 @@ class Instance:
         """Be the supervisor.  Raises VmError if another one lives."""
         self.directory.mkdir(parents=True, exist_ok=True)
         with (self.directory / "lock").open("a+") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise VmError(
-                    f"instance {self.name!r} is running already",
-                    hint="`xenvm status` shows it, `xenvm down` ends it; --name makes another",
-                ) from None
-            self._clear()
+            self._lock(lock)
+            # First of all: until then `down` would signal the dead holder's process id.
             lock.seek(0)
             lock.truncate()
             lock.write(f"{os.getpid()}\n")
             lock.flush()
+            if self._clear():
+                progress.note(f"cleared what a dead instance {self.name!r} left behind")
             yield
             self._clear()
+
+    def _lock(self, lock: IO[str]) -> None:
+        deadline = time.monotonic() + LOCK_PATIENCE
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise VmError(
+                        f"instance {self.name!r} is running already",
+                        hint="`xenvm status` shows it, `xenvm down` ends it; --name makes another",
+                    ) from None
+                time.sleep(0.01)
+            else:
+                return
 
     def write_info(self, info: Info) -> None:
         """Say that the machine is ready."""
@@ -183,9 +197,10 @@ class Instance:
         except BlockingIOError:
             return True
 
-    def _clear(self) -> None:
+    def _clear(self) -> bool:
+        """Remove all but what is of use without a machine; True if there was a machine's disk."""
+        was_there = (self.directory / "disk.qcow2").exists()
         for entry in self.directory.iterdir():
             if entry.name not in ("lock", "in-use", "supervisor.log", "death"):
-                if entry.name == "disk.qcow2":
-                    progress.note(f"cleared what a dead instance {self.name!r} left behind")
                 remove_tree(entry)
+        return was_there

@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -15,7 +18,7 @@ import pytest
 from xenpy.vm import cli, supervisor
 from xenpy.vm.cache import Cache
 from xenpy.vm.context import Context
-from xenpy.vm.errors import UsageError
+from xenpy.vm.errors import UsageError, VmError
 from xenpy.vm.instance import Info, Instance
 from xenpy.vm.machine import scratch_directory
 from xenpy.vm.qemu import Machine, Sockets
@@ -182,3 +185,54 @@ def test_help_says_what_holds_unless_named(capsys: pytest.CaptureFixture[str]) -
     text = " ".join(capsys.readouterr().out.split())
     for words in ("(xenstored)", "(busybox)", "(4096)", "Xen's (1)", "(120)", "(trixie)"):
         assert words in text
+
+
+def test_who_asks_whether_it_runs_does_not_keep_it_from_starting(cache: Cache) -> None:
+    instance = Instance(cache, "default")
+    instance.directory.mkdir(parents=True)
+    with (instance.directory / "lock").open("a") as asking:
+        fcntl.flock(asking, fcntl.LOCK_SH)
+        timer = threading.Timer(0.2, fcntl.flock, (asking, fcntl.LOCK_UN))
+        timer.start()
+        with instance.held():
+            assert not instance.is_running()
+        timer.join()
+
+
+def test_one_that_runs_is_not_started_again(
+    running: Instance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("xenpy.vm.instance.LOCK_PATIENCE", 0.1)
+    with pytest.raises(VmError, match="'default' is running already"), running.held():
+        pass
+
+
+def test_down_never_signals_the_dead_holder(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    instance = Instance(cache, "default")
+    instance.directory.mkdir(parents=True)
+    (instance.directory / "lock").write_text("4194304\n")
+    holders: list[int] = []
+
+    def clear(self: Instance) -> bool:
+        holders.append(self._holder())
+        return False
+
+    monkeypatch.setattr(Instance, "_clear", clear)
+    with instance.held():
+        pass
+    assert set(holders) == {os.getpid()}
+
+
+def test_only_what_a_dead_one_left_is_told_of(
+    cache: Cache, capsys: pytest.CaptureFixture[str]
+) -> None:
+    instance = Instance(cache, "default")
+    disk = instance.directory / "disk.qcow2"
+    for told in ("", "xenvm: cleared what a dead instance 'default' left behind\n"):
+        with instance.held():
+            assert not disk.exists()
+            assert capsys.readouterr().err == told
+            disk.touch()
+        assert capsys.readouterr().err == "", "it ended by itself"
+        assert not disk.exists()
+        disk.touch()
