@@ -255,13 +255,17 @@ class FrontQueue:
         turn: asyncio.Future[list[int]] = self._loop.create_future()
         self._waiting.append((pages, turn))
         try:
-            return await turn
+            room = await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled() and turn.exception() is None:
                 # It was our turn in the very moment in which nobody wanted it any more.
                 self._release(turn.result())
             self._admit()
             raise
+        if self._over is not None:
+            # Stopped between its turn and now: nobody would answer, and the pages are gone.
+            raise self._over
+        return room
 
     def _fits(self, pages: int) -> bool:
         return self._used < self._ring.entries and pages <= self.pool.free

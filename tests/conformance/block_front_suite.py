@@ -12,8 +12,9 @@ from __future__ import annotations
 import asyncio
 import errno
 import functools
+import math
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -361,6 +362,41 @@ async def test_a_call_that_waits_for_room_can_be_cancelled(env: FrameworkEnviron
             await asyncio.gather(*calls[:2], calls[4])
         outcomes = await asyncio.gather(*calls, return_exceptions=True)
         assert [type(outcome) for outcome in outcomes[2:4]] == [asyncio.CancelledError] * 2
+
+
+@pytest.mark.parametrize("name", ["read", "write", "flush", "discard"])
+@acted
+async def test_a_call_whose_turn_comes_as_the_connection_ends_is_told(
+    env: FrameworkEnvironment, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody would ever answer it, and a write would go to pages that are gone."""
+    async with connected(env, OFFERS, answer_bound=math.inf) as (backend, disk):
+        held = [asyncio.create_task(disk.pread(512, 0)) for _ in range(24)]
+        held += [asyncio.create_task(disk.flush()) for _ in range(8)]
+        requests = await backend.take(32)
+        calls: dict[str, Callable[[], Awaitable[object]]] = {
+            "read": lambda: disk.pread(512, 0),
+            "write": lambda: disk.pwrite(bytes(512), 0),
+            "flush": disk.flush,
+            "discard": lambda: disk.discard(0, 512),
+        }
+        call = asyncio.ensure_future(calls[name]())
+        await asyncio.sleep(0.01)
+        link = disk.front.link
+        pool = link.queues[0].pool
+        give, reason = pool.give, XenError(errno.ECONNRESET, "block")
+
+        def give_and_end(pages: Sequence[int]) -> None:
+            """The turn comes by these pages, and the end before it is taken."""
+            give(pages)
+            asyncio.get_running_loop().call_soon(link.close, reason)
+
+        monkeypatch.setattr(pool, "give", give_and_end)
+        backend.answer(requests[0])
+        outcomes = await asyncio.gather(call, *held[1:], return_exceptions=True)
+        assert set(outcomes) == {reason}
+        assert await held[0] == bytes(512)
+        assert link.queues[0].in_flight == 0
 
 
 @acted
