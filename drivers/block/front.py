@@ -253,7 +253,8 @@ class BlockDevice:
         try:
             await self._answered([await self._room(link.idlest().command(operation))])
         except BaseException:
-            self._unflushed = written
+            # What was written beside it has not been flushed either; an older one comes first.
+            self._unflushed = written or self._unflushed
             raise
 
     async def barrier(self) -> None:

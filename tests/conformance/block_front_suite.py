@@ -451,6 +451,30 @@ async def test_a_backend_that_starts_over_is_connected_again(env: FrameworkEnvir
 
 
 @acted
+async def test_a_flush_that_fails_forgets_nothing_that_was_written_beside_it(
+    env: FrameworkEnvironment,
+) -> None:
+    """The next one, by another connection, would vouch for what the old backend may have lost."""
+    async with connected(env) as (backend, disk):
+        flush = asyncio.create_task(disk.flush())
+        (asked,) = await backend.take()
+        write = asyncio.create_task(disk.pwrite(b"x" * 512, 0))
+        backend.answer((await backend.take())[0])
+        await write
+        backend.answer(asked, ERROR)
+        with pytest.raises(XenError):
+            await flush
+        backend.release()
+        await backend.say(state=2)
+        await backend.connect()
+        async with backend.serving():
+            with pytest.raises(XenError, match="may have lost what was written") as caught:
+                await disk.flush()
+            assert caught.value.errno == errno.ECONNRESET
+            await disk.flush()
+
+
+@acted
 async def test_a_backend_that_closes_gets_what_is_in_flight_answered_first(
     env: FrameworkEnvironment,
 ) -> None:
