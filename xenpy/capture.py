@@ -9,6 +9,7 @@ Nothing is decoded while it is written (docs/design/tap.md has what that costs).
 from __future__ import annotations
 
 import json
+import re
 import struct
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -28,6 +29,8 @@ NO_RING: Final = 0xFFFF_FFFF
 RECORDS_LIMIT: Final = 1 << 16
 """Of one chunk."""
 NANOSECONDS: Final = 1e9
+NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]*", re.ASCII | re.IGNORECASE)
+"""A driver's."""
 ENTRY: Final = ("ring", "index", "time", "latency", "request", "response")
 """What `entry` has beside the fields."""
 
@@ -180,6 +183,11 @@ def _head(line: bytes) -> Head:
             "layout": str(layout), "rings": int(rings), "start": int(start),
             "exact": bool(exact), "interval": float() | None as interval,
         } if version == VERSION and 0 < rings < NO_RING:  # fmt: skip
+            if not NAME.fullmatch(driver):
+                # Such as a file's, whose code would be the capture's word for what it has.
+                raise ValueError(
+                    f"{driver!r}, of which the capture says it is, is no driver's name"
+                )
             return Head(device, driver, layout, rings, start, exact, interval)
         case _:
             raise ValueError("that is no capture, or one of another version of xenpy")

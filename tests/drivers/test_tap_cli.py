@@ -19,8 +19,11 @@ from conformance.block_front import PATIENCE
 from conformance.fake_framework import FakeFramework, env
 from conformance.served_disk import Served, offers, served
 from fences import ROOT
+from xenpy.capture import Head
 from xenpy.cli.main import EXIT_FAILED, EXIT_NO_XEN, EXIT_USAGE, main
+from xenpy.cli.tap_sinks import decode_of
 from xenpy.control import Answer
+from xenpy.driver import nothing
 from xenpy.drivers.block.protocol import ABI_X86_64, OP_FLUSH_DISKCACHE, OP_READ, OP_WRITE
 from xenpy.trace import Trace, TraceReader
 
@@ -184,6 +187,19 @@ def test_of_a_driver_that_is_not_here_bytes_are_shown(
     later(lambda: work(tapped))
     assert main(["tap", DEVICE, "--count", "1"]) == 0
     assert " -> 0008" in capsys.readouterr().out
+
+
+def test_no_file_is_run_that_only_a_capture_or_a_daemon_names(
+    capture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, witness = tmp_path / "evil.py", tmp_path / "witness"
+    file.write_text(f"open({str(witness)!r}, 'w')")
+    name = json.dumps(str(file)).encode()
+    capture.write_bytes(capture.read_bytes().replace(b'"block"', name))
+    assert main(["tap", "--read", str(capture)]) == EXIT_USAGE
+    assert "is no driver's name" in capsys.readouterr().err
+    assert decode_of(Head(DEVICE, str(file), "x86_64-abi", 1), None) is nothing
+    assert not witness.exists()
 
 
 OWN = """

@@ -80,6 +80,20 @@ def test_what_is_no_capture_is_refused(content: bytes) -> None:
 
 
 @pytest.mark.parametrize(
+    "driver",
+    ["", "x.py", "./x.py", "/tmp/x.py:Class", "x.py:Class", "a b", "a\n", "-a", "..", "\u00e4"],
+)
+def test_a_capture_names_a_driver_and_never_a_file(driver: str) -> None:
+    with pytest.raises(ValueError, match="no driver's name"):
+        Capture(io.BytesIO(changed(driver=driver)))
+
+
+@pytest.mark.parametrize("driver", ["block", "9pfs", "lamp_2", "my-Lamp"])
+def test_a_driver_s_name_is_read_as_it_is(driver: str) -> None:
+    assert Capture(io.BytesIO(changed(driver=driver))).head.driver == driver
+
+
+@pytest.mark.parametrize(
     ("rest", "said"),
     [
         (b"", "it was cut off"),

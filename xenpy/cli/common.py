@@ -30,6 +30,7 @@ __all__ = [
     "domid",
     "filter_words",
     "find_driver",
+    "installed_driver",
     "kind",
     "plan_of",
     "port",
@@ -83,6 +84,15 @@ def find_driver(name: str) -> Driver:
         from xenpy.cli.own import driver_in
 
         return driver_in(name)
+    return installed_driver(name)
+
+
+def installed_driver(name: str) -> Driver:
+    """As `find_driver`, but never a file: for a name that is not the operator's own word.
+
+    Raises:
+        UsageError, DriverError, ImportError: as there.
+    """
     if name in BUILT_IN:
         found: object = importlib.import_module(BUILT_IN[name]).DRIVER
     else:

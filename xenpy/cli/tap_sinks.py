@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from xenpy.capture import ENTRY, Head, Tail, entry
-from xenpy.cli.common import find_driver
+from xenpy.cli.common import installed_driver
 from xenpy.cli.errors import UsageError
 from xenpy.cli.own import protocol_in
 from xenpy.driver import Decode, nothing
@@ -55,7 +55,7 @@ def decode_of(head: Head, file: str | None) -> Decode:
     """
     if file is None:
         try:
-            return find_driver(head.driver).decode
+            return installed_driver(head.driver).decode
         except UsageError:
             return nothing
     protocol, _ = protocol_in(file)
