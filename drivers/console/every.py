@@ -57,6 +57,9 @@ class EveryConsole:
                     await self._changed.wait()
                     self._changed.clear()
                     await insist(self._rescan, log)
+        except BaseExceptionGroup as errors:
+            # A group of one, nearly always: the store's own error says more than the group.
+            raise errors.exceptions[0] from None
         finally:
             for domid in list(self._tasks):
                 self._end(domid)

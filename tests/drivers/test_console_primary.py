@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import tty
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -427,6 +428,23 @@ def test_it_ends_with_the_guest_or_with_its_nonsense() -> None:
             assert not ended.done()
             made.fake.release_domain(GUEST)
             await ended
+
+    run(main)
+
+
+def test_the_store_s_own_error_ends_the_service_of_every_console(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not a group of errors, which nobody who runs it knows what to do with."""
+
+    async def main(made: World) -> None:
+        async def refuse(path: str) -> list[str]:
+            raise XenError(errno.EACCES, "list", path=path)
+
+        monkeypatch.setattr(made.store, "list", refuse)
+        with pytest.raises(XenError) as caught:
+            await EveryConsole(made.store, LogSettings(tmp_path), made.dom0).run()
+        assert caught.value.errno == errno.EACCES
 
     run(main)
 
