@@ -251,7 +251,7 @@ class BlockDevice:
             hint = "the backend started over, and may have lost what was written"
             raise XenError(errno.ECONNRESET, "flush", hint, path=self._path)
         try:
-            await self._answered([await self._room(link.idlest().command(operation))])
+            await self.answered([await self._room(link.idlest().command(operation))])
         except BaseException:
             # What was written beside it has not been flushed either; an older one comes first.
             self._unflushed = written or self._unflushed
@@ -267,7 +267,7 @@ class BlockDevice:
         await self._life.ready(self._timeout)
         queues = self.front.link.queues
         self._need("barrier", self.disk.barrier and len(queues) == 1)
-        await self._answered([await self._room(queues[0].command(OP_WRITE_BARRIER))])
+        await self.answered([await self._room(queues[0].command(OP_WRITE_BARRIER))])
 
     async def discard(self, offset: int, length: int, *, secure: bool = False) -> None:
         """Give these bytes back: what they read as afterwards is the backend's affair.
@@ -286,7 +286,7 @@ class BlockDevice:
         self._check("discard", offset, length)
         if length:
             queue = self.front.link.idlest()
-            await self._answered([await self._room(queue.discard(offset, length, secure=secure))])
+            await self.answered([await self._room(queue.discard(offset, length, secure=secure))])
 
     async def _transfer(
         self,
@@ -315,7 +315,7 @@ class BlockDevice:
         except BaseException:
             _give_up(answers)
             raise
-        await self._answered(answers)
+        await self.answered(answers)
         if operation == OP_WRITE:
             # An older one stays: it is what may be lost.
             self._unflushed = self._unflushed or link
@@ -342,8 +342,9 @@ class BlockDevice:
         except TimeoutError as error:
             raise self._unanswered(error) from None
 
-    async def _answered(self, answers: list[asyncio.Future[None]]) -> None:
-        """Wait for all; of several errors, the first is raised."""
+    async def answered(self, answers: list[asyncio.Future[None]]) -> None:
+        """Wait for all that a queue of the link was asked for; of several errors, the first is
+        raised."""
         try:
             for answer in answers:
                 async with asyncio.timeout(self._answer_bound):

@@ -132,7 +132,7 @@ async def replay(
         pace: not before the time at which each was taken.
 
     Raises:
-        XenError, PeerError: as `BlockDevice`: the disk is gone.
+        XenError, PeerError: as `BlockDevice`: the disk is gone, or does not answer.
     """
     order = sorted(requests, key=lambda request: request.taken)
     loop = asyncio.get_running_loop()
@@ -142,25 +142,29 @@ async def replay(
 
     async def answered(request: Wanted, answer: asyncio.Future[None]) -> None:
         try:
-            _compare(done, request, await _status(answer))
+            _compare(done, request, await _status(disk, answer))
         finally:
             room.release()
 
-    async with asyncio.TaskGroup() as group:
-        for request in order:
-            if pace:
-                passed = (request.taken - order[0].taken) / NANOSECONDS
-                await asyncio.sleep(begin + passed - loop.time())
-            await room.acquire()
-            answer = await disk.front.link.idlest().repeat(request.shape)
-            group.create_task(answered(request, answer))
+    try:
+        async with asyncio.TaskGroup() as group:
+            for request in order:
+                if pace:
+                    passed = (request.taken - order[0].taken) / NANOSECONDS
+                    await asyncio.sleep(begin + passed - loop.time())
+                await room.acquire()
+                answer = await disk.front.link.idlest().repeat(request.shape)
+                group.create_task(answered(request, answer))
+    except BaseExceptionGroup as errors:
+        # What ended the disk, said by each request that was under way.
+        raise errors.exceptions[0] from None
     done.seconds = loop.time() - begin
     return done
 
 
-async def _status(answer: asyncio.Future[None]) -> int:
+async def _status(disk: BlockDevice, answer: asyncio.Future[None]) -> int:
     try:
-        await answer
+        await disk.answered([answer])
     except XenError as error:
         if error.errno not in STATUS_OF:
             raise

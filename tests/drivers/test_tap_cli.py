@@ -326,6 +326,20 @@ def test_a_capture_that_is_answered_the_same(
     assert "3 requests in " in capsys.readouterr().out
 
 
+def test_a_disk_that_never_answers_is_not_waited_for_for_ever(
+    env: FakeFramework, served: Served, capture: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(served.backend, "answer", lambda *_: None)
+    monkeypatch.setattr("xenpy.frontend_life.CLOSE_BOUND", 1.0)
+    place = ["--store", env.store_path() or "", "--timeout", "2"]
+    words = ["replay", str(capture), served.backend.front, "--destroy", "--json", *place]
+    assert main(words) == EXIT_FAILED
+    said = capsys.readouterr()
+    assert "the backend does not answer" in said.err
+    assert json.loads(said.out)["errno"] == "ETIMEDOUT"
+
+
 @pytest.mark.parametrize(
     ("change", "words", "said"),
     [
