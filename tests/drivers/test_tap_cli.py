@@ -189,6 +189,26 @@ def test_of_a_driver_that_is_not_here_bytes_are_shown(
     assert " -> 0008" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("of", ["no daemon", "no capture", "itself", "itself by another name"])
+def test_a_capture_is_kept_until_there_is_another_one(
+    capture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch, of: str,
+) -> None:  # fmt: skip
+    monkeypatch.undo()
+    before = capture.read_bytes()
+    none, link = tmp_path / "none", tmp_path / "link"
+    link.hardlink_to(capture)
+    words, status, said = {
+        "no daemon": ([DEVICE, "--rundir", str(tmp_path), "--store", str(none)], EXIT_NO_XEN, ""),
+        "no capture": (["--read", str(none)], EXIT_FAILED, "No such file"),
+        "itself": (["--read", str(capture)], EXIT_USAGE, "is the capture that is read"),
+        "itself by another name": (["--read", str(link)], EXIT_USAGE, "is the capture that is"),
+    }[of]
+    assert main(["tap", *words, "--write", str(capture)]) == status
+    assert said in capsys.readouterr().err
+    assert capture.read_bytes() == before
+
+
 def test_no_file_is_run_that_only_a_capture_or_a_daemon_names(
     capture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final
 
 from xenpy.cli.common import (
     Verbs,
@@ -105,22 +105,28 @@ def run(args: argparse.Namespace) -> int:
     check_count(args.count)
     if args.protocol is not None and args.write is not None:
         raise UsageError("a capture is bytes; give --protocol when you --read it")
-    with ExitStack() as held:
-        file = None if args.write is None else held.enter_context(args.write.open("wb"))
-        return asyncio.run(_tap(args, file))
+    if args.read is not None and args.write is not None and _same(args.read, args.write):
+        raise UsageError(f"{args.write} is the capture that is read; --write another file")
+    return asyncio.run(_tap(args))
 
 
-async def _tap(args: argparse.Namespace, file: IO[bytes] | None) -> int:
+def _same(one: Path, other: Path) -> bool:
+    return one.exists() and other.exists() and one.samefile(other)
+
+
+async def _tap(args: argparse.Namespace) -> int:
     async with _source(args) as source:
-        return await _Tap(args, source, _sink(args, source, file)).run()
+        with ExitStack() as held:
+            return await _Tap(args, source, _sink(args, source, held)).run()
 
 
-def _sink(args: argparse.Namespace, source: Source, file: IO[bytes] | None) -> Sink:
+def _sink(args: argparse.Namespace, source: Source, held: ExitStack) -> Sink:
+    """Opened only now: what a file had is not lost to a device that is not there."""
     from xenpy.capture import Writer
     from xenpy.cli.tap_sinks import Shown, decode_of
 
-    if file is not None:
-        return Writer(file, source.head)
+    if args.write is not None:
+        return Writer(held.enter_context(args.write.open("wb")), source.head)
     return Shown(source.head, decode_of(source.head, args.protocol), as_json=args.json)
 
 
