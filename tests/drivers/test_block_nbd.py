@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import errno
+import importlib
+import logging
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -191,6 +193,58 @@ def test_the_server_s_errors_are_the_guest_s(image: Path, tmp_path: Path) -> Non
         store.close()
 
 
+def flush_afterwards(store: Store) -> None:
+    store.write(memoryview(bytes(512)), 0)
+    store.flush()
+
+
+@pytest.mark.parametrize(
+    ("work", "flushes"),
+    [
+        (get, 0),
+        (lambda store: store.write(memoryview(bytes(512)), 0), 1),
+        (lambda store: store.discard(0, SIZE), 1),
+        (lambda store: store.zero(0, 512), 1),
+        (flush_afterwards, 1),
+    ],
+    ids=["read", "write", "discard", "zero", "write and flush"],
+)
+def test_a_close_flushes_what_was_changed(
+    server: QemuNbd, monkeypatch: pytest.MonkeyPatch, work: Callable[[Store], object], flushes: int
+) -> None:
+    """The next daemon's connection is another one: its flushes need not cover this one's writes."""
+    asked: list[str] = []
+    handle = importlib.import_module("nbd").NBD
+    flush, disconnect = handle.aio_flush, handle.aio_disconnect
+
+    def aio_flush(nbd: object) -> int:
+        asked.append("flush")
+        return int(flush(nbd))
+
+    def aio_disconnect(nbd: object) -> None:
+        asked.append("goodbye")
+        disconnect(nbd)
+
+    monkeypatch.setattr(handle, "aio_flush", aio_flush)
+    monkeypatch.setattr(handle, "aio_disconnect", aio_disconnect)
+    store = connect(server.target)
+    work(store)
+    store.close()
+    store.close()
+    assert asked == ["flush"] * flushes + ["goodbye"]
+
+
+def test_a_close_says_what_it_could_not_flush(
+    server: QemuNbd, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = connect(server.target)
+    store.write(memoryview(b"x" * 512), 0)
+    server.kill()
+    with caplog.at_level(logging.WARNING):
+        store.close()
+    assert "what was written may be lost: " in caplog.text
+
+
 # ------------------------------------------------------------------ no server, a bad one
 
 
@@ -304,3 +358,17 @@ def test_a_close_does_not_wait_for_a_server_that_hangs(
     store = connect(server.target)
     server.pause()
     store.close()
+
+
+def test_nor_does_one_that_has_something_to_flush(
+    server: QemuNbd, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(nbd, "GOODBYE_BOUND", 0.1)
+    monkeypatch.setattr(nbd, "FLUSH_BOUND", 0.1)
+    store = connect(server.target)
+    store.write(memoryview(b"x" * 512), 0)
+    server.pause()
+    with caplog.at_level(logging.WARNING):
+        store.close()
+    assert "may be lost: " in caplog.text
+    assert "the NBD server does not answer" in caplog.text

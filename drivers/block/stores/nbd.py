@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import logging
 import select
 import socket
 import threading
@@ -35,8 +36,12 @@ from xenpy.drivers.block.stores.nbd_address import NbdAddress
 
 __all__ = ["NbdStore", "open_nbd_store"]
 
+log = logging.getLogger(__name__)
+
 CONNECT_BOUND: Final = 8.0
 """Seconds that the server may take until it serves; libxl waits 10."""
+FLUSH_BOUND: Final = 8.0
+"""Seconds that a close waits until the server has made what was written safe."""
 GOODBYE_BOUND: Final = 2.0
 PIECE: Final = 4 << 20
 """Bytes moved by one command."""
@@ -139,6 +144,7 @@ class NbdStore(Store):
         self._nbd = library
         self._turn = threading.Lock()
         self._durability = Durability()
+        self._unflushed = False
         with connection:
             connection.setblocking(False)
             handle = library.NBD()
@@ -201,28 +207,45 @@ class NbdStore(Store):
         count = total(buffers)
         check_write(self, offset, count)
         with memoryview(b"".join(buffers)) as view:
-            self._run(
+            self._change(
                 lambda nbd, at, end: nbd.aio_pwrite(self._share(view[at:end]), offset + at), count
             )
 
     def flush(self) -> None:
         if not self.readonly:
-            self._durability.flush(lambda: self._run(lambda nbd, _at, _end: nbd.aio_flush(), 1))
+            self._flush(None)
+
+    def _flush(self, bound: float | None) -> None:
+        # From here on it is what is written beside this flush, which need not cover it.
+        self._unflushed = False
+        try:
+            self._durability.flush(
+                lambda: self._run(lambda nbd, _at, _end: nbd.aio_flush(), 1, bound=bound)
+            )
+        except OSError:
+            self._unflushed = True
+            raise
 
     def discard(self, offset: int, length: int) -> None:
         check_write(self, offset, length)
         if not self.discard_granularity:
             super().discard(offset, length)
-        self._run(lambda nbd, at, end: nbd.aio_trim(end - at, offset + at), length, EXTENT)
+        self._change(lambda nbd, at, end: nbd.aio_trim(end - at, offset + at), length, EXTENT)
 
     def zero(self, offset: int, length: int) -> None:
         check_write(self, offset, length)
         if not self.can_zero:
             super().zero(offset, length)
         else:
-            self._run(lambda nbd, at, end: nbd.aio_zero(end - at, offset + at), length, EXTENT)
+            self._change(lambda nbd, at, end: nbd.aio_zero(end - at, offset + at), length, EXTENT)
 
     def close(self) -> None:
+        if self._unflushed and self._handle is not None:
+            # A flush by the next connection, such as the next daemon's, need not cover it.
+            try:
+                self._flush(FLUSH_BOUND)
+            except OSError as error:
+                log.warning("what was written may be lost: %s", error)
         with self._turn:
             handle, self._handle = self._handle, None
         if handle is not None and not handle.aio_is_dead():
@@ -235,13 +258,31 @@ class NbdStore(Store):
     def _share(self, view: Buffer) -> object:
         return self._nbd.Buffer.from_buffer(view)
 
-    def _run(
+    def _change(
         self, issue: Callable[[_Handle, int, int], int], count: int, piece: int | None = None
+    ) -> None:
+        """`_run`, and what it did is to be flushed; if it failed, a part of it."""
+        try:
+            self._run(issue, count, piece)
+        finally:
+            self._unflushed = True
+
+    def _run(
+        self,
+        issue: Callable[[_Handle, int, int], int],
+        count: int,
+        piece: int | None = None,
+        *,
+        bound: float | None = None,
     ) -> None:
         """Issue commands for all of 0..`count`, and wait until every one has ended.
 
         Even if one fails: the server may still fill the buffers of the others.
+
+        Args:
+            bound: give up after so many seconds; only for commands without buffers.
         """
+        deadline = None if bound is None else time.monotonic() + bound
         with self._turn:
             handle = self._handle
             if handle is None:
@@ -266,7 +307,7 @@ class NbdStore(Store):
                     continue
                 # If the connection breaks, the commands in flight tell.
                 with suppress(self._nbd.Error):
-                    self._move(handle, None)
+                    self._move(handle, deadline)
         if failure is not None:
             raise failure
 
