@@ -177,6 +177,7 @@ def test_bench_counts(
         (("bench", "--op", "write"), "--destroy"),
         (("bench", "--depth", "0"), "depth is 0"),
         (("bench", "--size", "4M"), "4194304 bytes a request"),
+        (("bench", "--seconds", "1e-12"), "are over before the first request"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )

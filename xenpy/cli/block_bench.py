@@ -91,6 +91,8 @@ async def _measure(disk: BlockDevice, args: argparse.Namespace) -> dict[str, flo
 
     await asyncio.gather(*(worker() for _ in range(args.depth)))
     elapsed, spent = loop.time() - begin, time.process_time() - cpu
+    if not latencies:
+        raise UsageError(f"{args.seconds} seconds are over before the first request; give more")
     latencies.sort()
     count = len(latencies)
     moved = 0 if args.op == "flush" else count * args.size
