@@ -77,6 +77,15 @@ def test_each_option_is_on_the_page(words: tuple[str, ...], options: set[str]) -
     assert options - {"--help"} <= listed
 
 
+def test_the_first_page_names_every_verb_and_its_page() -> None:
+    text = (MAN / "xenpy.1.md").read_text()
+    rows = dict(re.findall(r"^\| (`.*`) \| .*?: ([\w-]+\(\d\)) \|$", text, re.M))
+    listed = {verb: page for verbs, page in rows.items() for verb in re.findall(r"[\w-]+", verbs)}
+    assert listed == {words[0]: f"{page[:-2]}({page[-1]})" for words, page in PAGES.items()}
+    also = text.partition("## See also")[2]
+    assert not [page for page in listed.values() if page not in also]
+
+
 def test_the_driver_s_page_has_every_word() -> None:
     text = (MAN / "xenpy-block.7.md").read_text()
     heads = " ".join(re.findall(r"^`.*`$", text, re.M))
