@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, suppress
@@ -20,10 +21,11 @@ from types import TracebackType
 from typing import Final, Self
 
 from xenpy.driver import Peeked
-from xenpy.errors import XenError, XenNotFoundError
+from xenpy.errors import XenError, XenNotFoundError, XenPermissionError
 from xenpy.gnttab import GrantTable
 from xenpy.paths import backend_path
 from xenpy.peek import Peeker
+from xenpy.store_insist import insist
 from xenpy.store_watch import Watch
 from xenpy.trace import TraceRecord
 from xenpy.types import DevId, DomId, XenbusState
@@ -31,6 +33,8 @@ from xenpy.xenbus import parse_state
 from xenpy.xenstore import Store
 
 __all__ = ["PassiveTap"]
+
+log = logging.getLogger(__name__)
 
 KEYS_LIMIT: Final = 256
 BLINK: Final = 50_000_000
@@ -116,7 +120,17 @@ class PassiveTap:
             if self.over.is_set():
                 return []
             until = time.monotonic_ns() + BLINK
-            return await asyncio.to_thread(self._peeker.look, self._interval, until)
+            # Not a task, which the loop would cancel on its own when it ends.
+            looking = asyncio.get_running_loop().run_in_executor(
+                None, self._peeker.look, self._interval, until
+            )
+            try:
+                return await asyncio.shield(looking)
+            finally:
+                # A thread cannot be cancelled, and the pages must not go while it reads them.
+                while not looking.done():
+                    with suppress(asyncio.CancelledError):
+                        await asyncio.wait([looking])
 
     @property
     def asked(self) -> int:
@@ -145,10 +159,21 @@ class PassiveTap:
         return all(state is XenbusState.CONNECTED for state in found)
 
     async def _follow(self, watch: Watch, states: Sequence[str]) -> None:
-        async for _ in watch:
-            if not await self._is_connected(states):
-                await self._give_back()
-                return
+        """Give the rings back when an end closes, or when nobody could tell any more."""
+
+        async def still_connected() -> bool:
+            try:
+                return await self._is_connected(states)
+            except XenPermissionError:
+                # Whoever took our right to look has taken the device out of use, or is about to.
+                return False
+
+        try:
+            async for _ in watch:
+                if not await insist(still_connected, log):
+                    return
+        finally:
+            await self._give_back()
 
     async def _give_back(self) -> None:
         """Not while somebody looks."""
