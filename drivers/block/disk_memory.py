@@ -12,11 +12,16 @@ from xenpy.memory import LocalMemory
 __all__ = ["DiskMemory", "shareable"]
 
 
-def shareable(size: int) -> int:
-    """A descriptor of so many bytes, which a process of its own may map."""
+def shareable(size: int) -> tuple[int, LocalMemory]:
+    """A descriptor of so many bytes, which a process of its own may map, and they mapped here."""
     fd = os.memfd_create("xenpy-block", os.MFD_CLOEXEC)
-    os.ftruncate(fd, size)
-    return fd
+    try:
+        os.ftruncate(fd, size)
+        # It has a descriptor of its own, of which there may be none left.
+        return fd, LocalMemory.from_fd(fd)
+    except BaseException:
+        os.close(fd)
+        raise
 
 
 class DiskMemory:
@@ -24,7 +29,8 @@ class DiskMemory:
     count what xentop shows.
 
     Args:
-        file: where xentop finds the figures; closed with this.  None: it does not.
+        file: where xentop finds the figures; closed with this, or if this cannot be made.  None:
+            it does not.
 
     Attributes:
         fd: of the memory.
@@ -32,8 +38,15 @@ class DiskMemory:
 
     def __init__(self, file: XentopFile | None = None) -> None:
         self._file = file
-        self.fd = shareable(lib.block_disk_size()) if file is None else file.fd
-        self._memory = LocalMemory.from_fd(self.fd, lib.block_disk_size())
+        if file is None:
+            self.fd, self._memory = shareable(self.size())
+        else:
+            self.fd = file.fd
+            try:
+                self._memory = LocalMemory.from_fd(self.fd, self.size())
+            except BaseException:
+                file.close()
+                raise
         lib.block_disk_start(self._memory.address)
 
     @staticmethod

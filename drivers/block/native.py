@@ -68,8 +68,7 @@ class EngineState:
 
     def __init__(self, sectors: int) -> None:
         size = lib.block_state_size()
-        self.fd = shareable(size)
-        self._memory = LocalMemory.from_fd(self.fd)
+        self.fd, self._memory = shareable(size)
         self._view = self._memory.view()
         struct.pack_into("=II", self._view, 0, lib.BLOCK_VERSION, size)
         self._words = self._view.cast("I")

@@ -3,16 +3,20 @@
 
 from __future__ import annotations
 
+import errno
+import mmap
 import os
 import struct
 import subprocess
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import patch
 
 import pytest
 
 from xenpy.drivers.block.disk_memory import DiskMemory
+from xenpy.drivers.block.native import EngineState
 from xenpy.drivers.block.xentop import MARK, XentopFile
 from xenpy.types import DevId, DomId
 
@@ -116,4 +120,25 @@ def test_a_full_file_system_is_an_error_and_no_sigbus(tmp_path: Path) -> None:
     full = OSError(28, "No space left on device")
     with patch("os.posix_fallocate", side_effect=full), pytest.raises(OSError, match="No space"):
         make(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "attempt",
+    [lambda _: DiskMemory(), lambda root: DiskMemory(make(root)), lambda _: EngineState(8)],
+    ids=["of the disk", "of the disk, in a file", "of an engine"],
+)
+def test_memory_that_cannot_be_mapped_keeps_nothing(
+    attempt: Callable[[Path], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A frontend that comes again and again would take a descriptor each time."""
+
+    def refuse(*_: object, **__: object) -> mmap.mmap:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    before = os.listdir("/proc/self/fd")
+    monkeypatch.setattr(mmap, "mmap", refuse)
+    with pytest.raises(OSError, match="too many open files"):
+        attempt(tmp_path)
+    assert os.listdir("/proc/self/fd") == before
     assert list(tmp_path.iterdir()) == []

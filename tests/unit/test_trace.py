@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import errno
+import mmap
 import os
 from collections.abc import Iterator
 
@@ -99,3 +101,16 @@ def test_memory_of_another_version_is_refused(trace: Trace) -> None:
 
 def test_nothing_is_there_until_somebody_looks(trace: Trace) -> None:
     assert os.fstat(trace.fd).st_blocks * 512 <= 4096
+
+
+def test_a_trace_that_cannot_be_mapped_keeps_no_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A frontend that comes again and again would take one each time."""
+
+    def refuse(*_: object, **__: object) -> mmap.mmap:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    before = os.listdir("/proc/self/fd")
+    monkeypatch.setattr(mmap, "mmap", refuse)
+    with pytest.raises(OSError, match="too many open files"):
+        Trace()
+    assert os.listdir("/proc/self/fd") == before
