@@ -217,7 +217,8 @@ class FrontendLife:
                 if self._leaving:
                     await self._shut(XenError(errno.ESHUTDOWN, "close", path=self._path))
                     return
-                # A backend that flaps gets 32 turns at once, then eight a second.
+                # A backend that flaps gets 32 turns at once, then 16 a second: one that waits for
+                # a token leaves it to the next.
                 await asyncio.sleep(self._pace.take())
                 await self._insist(self._turn)
             except DeviceGoneError:
@@ -302,8 +303,12 @@ class FrontendLife:
                 await asyncio.wait_for(self._device.drain(), CLOSE_BOUND)
         await self._nodes.publish({"state": int(XenbusState.CLOSED)})
         self.phase = XenbusState.CLOSED
-        if not await self._quiet():
-            self._log.warning("the backend does not let go: the kernel keeps the pages")
+        try:
+            if not await self._quiet():
+                self._log.warning("the backend does not let go: the kernel keeps the pages")
+        except (XenConnectionError, XenTimeoutError) as error:
+            # Whoever called would try again, and find it closed: what is in flight would hang.
+            self._log.warning("nobody can tell whether the backend lets go: %s", error)
         await self._let_go(reason)
 
     async def _break_off(self, error: Exception) -> None:

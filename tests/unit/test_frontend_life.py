@@ -16,7 +16,7 @@ from typing import TypeVar
 import pytest
 
 from xenpy.backend import Keys
-from xenpy.errors import PeerError, XenError, XenTimeoutError
+from xenpy.errors import PeerError, XenConnectionError, XenError, XenTimeoutError
 from xenpy.frontend import Frontend, FrontendContext
 from xenpy.frontend_life import FrontendLife
 from xenpy.frontend_nodes import FrontendNodes
@@ -256,3 +256,57 @@ async def test_keys_of_another_moment_than_the_state_are_not_used(stage: Stage) 
     assert [call for call in stage.made[0].calls if call != "changed"][:2] == [
         "publish x", "connect x",
     ]  # fmt: skip
+
+
+def away_while_closed(patch: pytest.MonkeyPatch, stage: Stage, error: XenError) -> None:
+    """XenStore does not answer the first who looks whether the backend lets go."""
+    look = FrontendNodes.observe
+    errors = [error]
+
+    async def observe(self: FrontendNodes) -> XenbusState:
+        if errors and stage.fake.get(f"{FRONT}/state") == "6":
+            raise errors.pop()
+        return await look(self)
+
+    patch.setattr(FrontendNodes, "observe", observe)
+
+
+AWAY = [XenConnectionError(errno.ECONNRESET, "read"), XenTimeoutError(errno.ETIMEDOUT, "read")]
+
+
+@pytest.mark.parametrize("error", AWAY)
+def test_a_xenstored_that_goes_while_it_closes_keeps_nothing(
+    error: XenError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @acted
+    async def check(stage: Stage) -> None:
+        async with stage.connected() as life:
+            away_while_closed(monkeypatch, stage, error)
+            stage.fake.write(f"{BACK}/state", "5")
+            async with asyncio.timeout(20):
+                while stage.made[0].calls[-1] != "disconnect":
+                    await asyncio.sleep(0.001)
+            assert isinstance(stage.made[0].reason, XenError)
+            assert stage.made[0].reason.errno == errno.ESHUTDOWN
+            # A disk that was there may come back.
+            assert not life.over
+
+    check()
+
+
+@pytest.mark.parametrize("error", AWAY)
+def test_a_xenstored_that_goes_while_a_device_is_refused_keeps_nobody_waiting(
+    error: XenError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @acted
+    async def check(stage: Stage) -> None:
+        away_while_closed(monkeypatch, stage, error)
+        entering = asyncio.create_task(stage.life(timeout=20).__aenter__())
+        await stage.until(f"{FRONT}/state", "3")
+        stage.fake.write(f"{BACK}/state", "5")
+        async with asyncio.timeout(10):
+            with pytest.raises(XenError, match="the backend closes it"):
+                await entering
+        assert stage.made[0].calls[-1] == "disconnect"
+
+    check()
