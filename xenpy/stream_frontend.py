@@ -35,7 +35,7 @@ __all__ = ["ByteFrontend", "connect_stream", "connected"]
 
 class ByteFrontend(Frontend):
     """A driver's half that is bytes either way, as `FrontendLife` sees it; `publish` is left to
-    the protocol: it sets `stream`, and `held` to what goes with the connection.
+    the protocol, which calls `keep` at its end.
 
     Attributes:
         stream: of the connection that there is, or was.
@@ -45,6 +45,11 @@ class ByteFrontend(Frontend):
         super().__init__(context)
         self.held = ExitStack()
         self.stream: ByteStream | None = None
+
+    def keep(self, stream: ByteStream, held: ExitStack) -> None:
+        """From now on there is a connection, and `disconnect` ends it: the stream, which reads what
+        is left in its rings, and then all that is held, the rings among it."""
+        self.stream, self.held = stream, held.pop_all()
 
     async def connect(self, backend: Mapping[str, str]) -> None:
         """The rings are there already; what was written is in them."""
@@ -82,9 +87,9 @@ class StreamFrontend(ByteFrontend):
             ports = Ports(xen.open_evtchn())
             held.callback(ports.close)
             rings = FlexRing.frontend(interface, data)
-            self.stream = stream = ByteStream(*rings, lambda: ports.notify(port))
+            stream = ByteStream(*rings, lambda: ports.notify(port))
             port = ports.listen(peer, stream.service)
-            self.held = held.pop_all()
+            self.keep(stream, held)
         return {
             **self._features,
             "ring-ref": int(interface.refs[0]),

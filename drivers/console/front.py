@@ -44,9 +44,9 @@ class ConsoleFrontend(ByteFrontend):
             self.ports = Ports(xen.open_evtchn())
             held.callback(self.ports.close)
             rings = ConsoleRing.frontend(self.pages)
-            self.stream = stream = ByteStream(*rings, lambda: self.ports.notify(self.port))
+            stream = ByteStream(*rings, lambda: self.ports.notify(self.port))
             self.port = self.ports.listen(peer, stream.service)
-            self.held = held.pop_all()
+            self.keep(stream, held)
         return {"ring-ref": int(self.pages.refs[0]), "port": int(self.port)}
 
 

@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import random
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import pytest
 from hypothesis import given
@@ -17,12 +18,19 @@ from conformance.stream_suite import ECHO, Echo
 from xenpy.backend import DeviceContext
 from xenpy.byte_stream import ByteStream
 from xenpy.devlog import BoundedLog
+from xenpy.drivers.console.front import ConsoleFrontend
 from xenpy.errors import PeerError, XenError
+from xenpy.evtchn import EventChannels
 from xenpy.flex_ring import FlexRing, pack_interface, parse_interface
+from xenpy.frontend import FrontendContext
+from xenpy.frontend_life import FrontendLife
 from xenpy.memory import LocalMemory
 from xenpy.stream_backend import stream_driver_of
+from xenpy.stream_frontend import ByteFrontend, StreamFrontend
 from xenpy.testing.fake_xen import FakeXen
-from xenpy.types import DOM0, PAGE_SIZE, DevId, DomId, GrantRef
+from xenpy.testing.fake_xenstored import FakeXenstored
+from xenpy.types import DOM0, PAGE_SIZE, DevId, DomId, GrantRef, Port
+from xenpy.xenstore import Store
 
 GUEST = DomId(1)
 
@@ -145,3 +153,41 @@ def test_a_record_that_is_too_long_or_cut_short() -> None:
     asyncio.run(main(struct.pack("<I", 101), "101 bytes"))
     asyncio.run(main(struct.pack("<I", 10) + b"short", "within a record"))
     asyncio.run(main(b"\x01\0", "within a record"))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda context: StreamFrontend(context, ECHO, {}), ConsoleFrontend],
+    ids=["stream", "console"],
+)
+def test_a_frontend_without_a_port_says_so(
+    xen: FakeXen,
+    make: Callable[[FrontendContext], ByteFrontend],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In the error, in XenStore, and without a word about rings that have gone."""
+
+    def refuse(self: EventChannels, domid: DomId) -> Port:
+        raise XenError(errno.ENOSPC, "bind_unbound", domid=domid)
+
+    monkeypatch.setattr(EventChannels, "bind_unbound", refuse)
+    front, back = "/local/domain/1/device/echo/0", "/local/domain/0/backend/echo/1/0"
+
+    async def main() -> None:
+        async with FakeXenstored() as fake, Store.open(fake.path, timeout=5) as store:
+            for path, keys in (
+                (front, {"backend": back, "backend-id": "0", "state": "1"}),
+                (back, {"frontend": front, "frontend-id": "1", "max-ring-page-order": "4"}),
+            ):
+                fake.write(path, "")
+                for key, value in keys.items():
+                    fake.write(f"{path}/{key}", value)
+            fake.write(f"{back}/state", "2")
+            with pytest.raises(XenError) as caught:
+                async with FrontendLife(store, front, make, xen=xen.domain(GUEST)):
+                    raise AssertionError
+            assert caught.value.errno == errno.ENOSPC
+            assert fake.read(f"{front}/state") == "6"
+            assert "bind_unbound" in fake.read("/local/domain/1/error/device/echo/0/error")
+
+    asyncio.run(main())
