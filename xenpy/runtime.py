@@ -295,6 +295,12 @@ async def in_thread(
     thread.start()
     try:
         return await outcome
+    except asyncio.CancelledError:
+        # The result may have come in the same turn of the loop, and is nobody's all the same.
+        came = outcome.done() and not outcome.cancelled() and outcome.exception() is None
+        if came and give_back is not None:
+            give_back(outcome.result())
+        raise
     finally:
         if not outcome.cancelled():
             # It only has to return.

@@ -133,6 +133,11 @@ class StoreConnection:
         request.timer = self._loop.call_later(timeout, self._look_for_progress, request, timeout)
         try:
             return await answer
+        except asyncio.CancelledError:
+            # The answer may have come in the same turn of the loop, and is nobody's all the same.
+            if answer.done() and not answer.cancelled() and answer.exception() is None:
+                self._too_late(request, answer.result())
+            raise
         finally:
             request.timer.cancel()
 

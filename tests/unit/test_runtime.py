@@ -328,6 +328,25 @@ def test_a_result_that_nobody_waits_for_any_more_is_given_back() -> None:
     assert given_back == [7]
 
 
+def test_a_result_that_comes_together_with_the_cancellation_is_given_back() -> None:
+    """In one turn of the loop: nobody waits any more, though nothing was left to cancel."""
+    given_back: list[int] = []
+
+    async def main() -> None:
+        task = asyncio.create_task(in_thread(lambda: 7, "quick", given_back.append))
+        await asyncio.sleep(0)
+        for thread in threading.enumerate():
+            if thread.name == "quick":
+                thread.join()
+        # The result is on its way by now, and comes first.
+        asyncio.get_running_loop().call_soon(task.cancel)
+        await asyncio.gather(task, return_exceptions=True)
+        assert task.cancelled()
+
+    asyncio.run(main())
+    assert given_back == [7]
+
+
 HANGS = """
 import asyncio, threading
 from xenpy.runtime import in_thread

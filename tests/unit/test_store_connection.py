@@ -15,7 +15,7 @@ from xenpy.errors import XenConnectionError, XenError, XenTimeoutError
 from xenpy.store_connection import MAX_IN_FLIGHT
 from xenpy.store_pyxs import Connection, Op, connect
 from xenpy.testing.fake_xenstored import FakeXenstored, Request
-from xenpy.xenstore import Store
+from xenpy.xenstore import Store, Transaction
 
 PATIENCE = 20.0
 SHORT = 0.2
@@ -223,3 +223,44 @@ async def test_what_is_too_long_is_refused_before_it_is_sent(
     assert isinstance(error, XenError)
     assert "at most 4096 bytes" in str(error)
     assert len(fake.requests) == before
+
+
+class Canceller:
+    """Cancels a task in the very turn of the loop in which an event comes."""
+
+    def __init__(self) -> None:
+        self.task: asyncio.Task[None] | None = None
+
+    def changed(self, path: str) -> None:
+        if self.task is not None:
+            self.task.cancel()
+
+    def failed(self, error: XenError) -> None:
+        """The store was closed."""
+
+
+@with_store(PATIENCE)
+async def test_a_transaction_that_begins_as_its_task_is_cancelled_is_aborted(
+    fake: FakeXenstored, store: Store
+) -> None:
+    """xenstored counts those that are open."""
+
+    async def nothing(tx: Transaction) -> None:
+        raise AssertionError("it was cancelled")
+
+    canceller = Canceller()
+    await store.subscribe("/v", canceller)
+    assert await store.read("/tool/xenstored") == ""
+    fake.hold()
+    task = canceller.task = asyncio.create_task(store.transact(nothing))
+    while not fake.waiting:
+        await asyncio.sleep(0.001)
+    # One read brings the client both.
+    fake.answer_one()
+    fake.write("/v", "")
+    (error,) = await outcomes(task)
+    assert isinstance(error, asyncio.CancelledError)
+    fake.release()
+    assert await store.read("/tool/xenstored") == ""
+    asked = [(one.op, one.payload) for one in fake.requests]
+    assert (Op.TRANSACTION_END, b"F\0") in asked
