@@ -41,6 +41,8 @@ class SharedByte:
         """Set these bits, and leave the others alone; a full fence."""
         self._memory.pointer()
         lib.xenpy_fetch_or8(self._where, bits)
+        # C keeps later loads behind the load of the call before, not behind its store.
+        lib.xenpy_fence()
 
     def take(self, bits: int) -> int:
         """Clear these bits, and leave the others alone; a full fence.  Returns those of them

@@ -71,6 +71,17 @@ struct xenpy_duplex {
     uint8_t *asked;  /* what the peer wants to be told of */
 };
 
+/*
+ * Ask to be told, and then look again.  As libxenvchan's request_notify, with a fence of its own:
+ * what C promises of an atomic operation keeps later loads behind its load, not behind its store,
+ * and a peer may look at the byte without changing it.
+ */
+static inline void xenpy_duplex_ask(struct xenpy_duplex *duplex, uint8_t bit)
+{
+    xenpy_fetch_or8(duplex->wanted, bit);
+    xenpy_fence();
+}
+
 static inline void xenpy_duplex_tell(struct xenpy_duplex *duplex, uint8_t bit)
 {
     __atomic_store_n(&duplex->idle, 0, __ATOMIC_RELAXED);
@@ -212,7 +223,7 @@ static inline int64_t xenpy_duplex_read(struct xenpy_duplex *duplex, uint8_t *ou
             xenpy_duplex_tell(duplex, XENPY_NOTIFY_READ);
         if (count != 0)
             return count;
-        xenpy_fetch_or8(duplex->wanted, XENPY_NOTIFY_WRITE);
+        xenpy_duplex_ask(duplex, XENPY_NOTIFY_WRITE);
         /* In this order: what a peer wrote before it went is found after that was seen. */
         gone = xenpy_duplex_gone(duplex);
         count = xenpy_stream_queued(duplex->incoming, duplex->in_theirs);
@@ -262,7 +273,7 @@ static inline int xenpy_duplex_write(struct xenpy_duplex *duplex, const uint8_t 
         }
         if (duplex->out_done == length)
             return 0;
-        xenpy_fetch_or8(duplex->wanted, XENPY_NOTIFY_READ);
+        xenpy_duplex_ask(duplex, XENPY_NOTIFY_READ);
         count = xenpy_stream_unread(duplex->outgoing, duplex->out_theirs);
         if (count < 0)
             return (int)count;
@@ -288,7 +299,7 @@ static inline int xenpy_duplex_drain(struct xenpy_duplex *duplex, int timeout)
         int gone, error;
 
         duplex->out_seen = __atomic_load_n(&duplex->fired, __ATOMIC_SEQ_CST);
-        xenpy_fetch_or8(duplex->wanted, XENPY_NOTIFY_READ);
+        xenpy_duplex_ask(duplex, XENPY_NOTIFY_READ);
         gone = xenpy_duplex_gone(duplex);
         count = xenpy_stream_unread(duplex->outgoing, duplex->out_theirs);
         if (count <= 0)
