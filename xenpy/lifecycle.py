@@ -329,14 +329,13 @@ class DeviceLife:
     async def _park(self) -> Outcome:
         connected = self.phase is XenbusState.CONNECTED
         failure = await self._disconnect()
-        if not connected:
-            return Outcome.PARKED
-        failure = failure or await self._hand_over()
-        if failure is not None:
+        if connected and (failure := failure or await self._hand_over()):
             # What is outstanding, or lost, the next daemon could not tell.
             await self._give_up(failure)
             return Outcome.GIVEN_UP
-        await self._nodes.publish(self.phase, {PARKED: 1})
+        if connected:
+            await self._nodes.publish(self.phase, {PARKED: 1})
+            self._log.info("parked")
         return Outcome.PARKED
 
     async def _hand_over(self) -> Exception | None:
