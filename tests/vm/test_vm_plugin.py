@@ -257,6 +257,8 @@ def test_ctrl_c_ends_the_machine(project: Path) -> None:
         wait_until(lambda: not is_alive(qemu))
 
 
+@pytest.mark.long
+@pytest.mark.alone
 def test_a_module_costs_some_seconds(project: Path) -> None:
     """Beside its tests: what a user waits for after each edit."""
 
