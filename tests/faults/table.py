@@ -1400,7 +1400,7 @@ VCHAN_FAULTS: Final = (
         "        if (0 && tries++ < XENPY_DUPLEX_TRIES)\n",
         f"{UNIT_DUPLEX}::test_no_event_is_lost[one way, long-address]",
         "what was written before the flag was seen tells nobody: both sides sleep",
-        hangs=90,
+        hangs=30,
         alone=True,
     ),
     Fault(
