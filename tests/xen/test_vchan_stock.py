@@ -131,6 +131,15 @@ def test_a_stock_server_keeps_its_channel_for_our_next_client(proxy: str, tmp_pa
     on(loopback_arena, body)
 
 
+async def connected_to(socket: Path) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A connection, once somebody listens there: the socket is bound before that."""
+    while True:
+        try:
+            return await asyncio.open_unix_connection(str(socket))
+        except (FileNotFoundError, ConnectionRefusedError):
+            await asyncio.sleep(0.01)
+
+
 def test_a_stock_client_comes_again_to_our_server(proxy: str, tmp_path: Path) -> None:
     async def body(arena: Arena) -> None:
         socket = tmp_path / "socket"
@@ -138,10 +147,8 @@ def test_a_stock_client_comes_again_to_our_server(proxy: str, tmp_path: Path) ->
             running(proxy, "--mode=client", "0", arena.where, str(socket)),
             arena.listen() as server,
         ):
-            while not socket.exists():
-                await asyncio.sleep(0.01)
             for number in range(3):
-                there, back = await asyncio.open_unix_connection(str(socket))
+                there, back = await connected_to(socket)
                 reader, writer = await server.accept()
                 back.write(b"to %d" % number)
                 assert await reader.readexactly(4) == b"to %d" % number

@@ -17,20 +17,34 @@ from xenpy.vm.errors import VmDiedError, VmError
 __all__ = ["Qmp", "connect_unix", "parse_forwarded_port"]
 
 TIMEOUT = 60.0
+LISTEN_PATIENCE = 1.0
+"""Seconds from the moment in which a socket is there to that in which somebody listens."""
 
 
 def connect_unix(path: Path, timeout: float) -> socket.socket:
-    """Connect to the unix socket `path`, however long its name is."""
+    """Connect to the unix socket `path`, however long its name is.
+
+    Raises:
+        OSError: there is no such socket, or nobody listens, nor is about to.
+    """
     directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
     try:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         connection.settimeout(timeout)
-        try:
-            connection.connect(f"/proc/self/fd/{directory}/{path.name}")
-        except OSError:
-            connection.close()
-            raise
-        return connection
+        deadline = time.monotonic() + LISTEN_PATIENCE
+        while True:
+            try:
+                connection.connect(f"/proc/self/fd/{directory}/{path.name}")
+            except ConnectionRefusedError:
+                if time.monotonic() > deadline:
+                    connection.close()
+                    raise
+                time.sleep(0.01)
+            except OSError:
+                connection.close()
+                raise
+            else:
+                return connection
     finally:
         os.close(directory)
 

@@ -4,17 +4,19 @@
 from __future__ import annotations
 
 import ast
+import socket
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from xenpy.vm import console, guest, host, progress, releases
+from xenpy.vm import console, guest, host, progress, qmp, releases
 from xenpy.vm.errors import VmError
 from xenpy.vm.qemu import Machine, command_line, warm_key
-from xenpy.vm.qmp import parse_forwarded_port
+from xenpy.vm.qmp import connect_unix, parse_forwarded_port
 
 PACKAGE = Path(progress.__file__).parent
 
@@ -197,6 +199,25 @@ def test_a_snapshot_belongs_to_one_machine() -> None:
     keys = {warm_key(one, "image", "QEMU 7.2") for one in [machine, *others]}
     keys |= {warm_key(machine, "other", "QEMU 7.2"), warm_key(machine, "image", "QEMU 8")}
     assert len(keys) == len(others) + 3
+
+
+def test_a_socket_that_is_there_may_not_listen_yet(tmp_path: Path) -> None:
+    """QEMU binds it first."""
+    path = tmp_path / "qmp"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        begin = threading.Timer(0.1, listener.listen)
+        begin.start()
+        connect_unix(path, 10).close()
+        begin.join()
+
+
+def test_nobody_listens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(qmp, "LISTEN_PATIENCE", 0.05)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "qmp"))
+        with pytest.raises(ConnectionRefusedError):
+            connect_unix(tmp_path / "qmp", 10)
 
 
 def test_the_forwarded_port() -> None:
