@@ -331,7 +331,7 @@ class DeviceLife:
         failure = await self._disconnect()
         if connected and (failure := failure or await self._hand_over()):
             # What is outstanding, or lost, the next daemon could not tell.
-            await self._give_up(failure)
+            await self._fail(failure)
             return Outcome.GIVEN_UP
         if connected:
             await self._nodes.publish(self.phase, {PARKED: 1})
@@ -362,10 +362,6 @@ class DeviceLife:
 
     async def _fail(self, error: Exception) -> None:
         """This device is broken; let go of it, say why, and let the frontend close."""
-        await self._disconnect()
-        await self._give_up(error)
-
-    async def _give_up(self, error: Exception) -> None:
         text = error_text(error)
         if isinstance(error, PeerError):
             self._log.error("the frontend broke the protocol: %s", text)
@@ -373,6 +369,7 @@ class DeviceLife:
             self._log.error("%s", text)
         else:
             self._log.error("the driver failed: %s", text, exc_info=error)
+        await self._disconnect()
         await self._nodes.write_error(text)
         await self._switch(XenbusState.CLOSING)
 
