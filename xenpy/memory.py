@@ -136,6 +136,22 @@ class LocalMemory(PageMemory):
         self._attach(mmap.mmap(fd, size), size)
         return self
 
+    @classmethod
+    def shareable(cls, name: str, size: int) -> tuple[int, LocalMemory]:
+        """A memfd of so many bytes, the caller's, which another process may map; and it mapped
+        here.
+
+        Raises:
+            OSError: there is no memory, or no descriptor: a mapping keeps one of its own.
+        """
+        fd = os.memfd_create(name, os.MFD_CLOEXEC)
+        try:
+            os.ftruncate(fd, size)
+            return fd, cls.from_fd(fd)
+        except BaseException:
+            os.close(fd)
+            raise
+
     def _attach(self, area: mmap.mmap, size: int) -> None:
         self._area = area
         self._export = ffi.from_buffer("char[]", area)

@@ -64,14 +64,7 @@ class Trace:
 
     def __init__(self) -> None:
         size = lib.xenpy_trace_size()
-        self.fd = os.memfd_create("xenpy-trace", os.MFD_CLOEXEC)
-        try:
-            os.ftruncate(self.fd, size)
-            # It has a descriptor of its own, of which there may be none left.
-            self._memory = LocalMemory.from_fd(self.fd)
-        except BaseException:
-            os.close(self.fd)
-            raise
+        self.fd, self._memory = LocalMemory.shareable("xenpy-trace", size)
         self._head = ffi.cast("struct xenpy_trace *", self._memory.pointer())
         self._head.version, self._head.size = lib.XENPY_TRACE_VERSION, size
 

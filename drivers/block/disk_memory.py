@@ -9,19 +9,7 @@ from xenpy.drivers.block._engine import lib
 from xenpy.drivers.block.xentop import XentopFile
 from xenpy.memory import LocalMemory
 
-__all__ = ["DiskMemory", "shareable"]
-
-
-def shareable(size: int) -> tuple[int, LocalMemory]:
-    """A descriptor of so many bytes, which a process of its own may map, and they mapped here."""
-    fd = os.memfd_create("xenpy-block", os.MFD_CLOEXEC)
-    try:
-        os.ftruncate(fd, size)
-        # It has a descriptor of its own, of which there may be none left.
-        return fd, LocalMemory.from_fd(fd)
-    except BaseException:
-        os.close(fd)
-        raise
+__all__ = ["DiskMemory"]
 
 
 class DiskMemory:
@@ -39,7 +27,7 @@ class DiskMemory:
     def __init__(self, file: XentopFile | None = None) -> None:
         self._file = file
         if file is None:
-            self.fd, self._memory = shareable(self.size())
+            self.fd, self._memory = LocalMemory.shareable("xenpy-block", self.size())
         else:
             self.fd = file.fd
             try:

@@ -18,7 +18,7 @@ from xenpy.calls import Calls
 from xenpy.drivers.block._engine import ffi, lib
 from xenpy.drivers.block.callbacks import StoreCallbacks
 from xenpy.drivers.block.datapath import BATCH_LIMIT
-from xenpy.drivers.block.disk_memory import DiskMemory, shareable
+from xenpy.drivers.block.disk_memory import DiskMemory
 from xenpy.drivers.block.frontend_keys import QueueKeys
 from xenpy.drivers.block.grant_cache import MAX_PAGES
 from xenpy.drivers.block.protocol import ABI_X86_32, MAX_INDIRECT_SEGMENTS, Disk
@@ -68,7 +68,7 @@ class EngineState:
 
     def __init__(self, sectors: int) -> None:
         size = lib.block_state_size()
-        self.fd, self._memory = shareable(size)
+        self.fd, self._memory = LocalMemory.shareable("xenpy-block", size)
         self._view = self._memory.view()
         struct.pack_into("=II", self._view, 0, lib.BLOCK_VERSION, size)
         self._words = self._view.cast("I")
