@@ -92,10 +92,11 @@ static void fetch_indirect(struct block_batch *batch, uint32_t count)
     for (i = 0; i < count; i++) {
         struct block_request *request = &batch->jobs[i].request;
 
-        if (!request->indirect || request->status != BLOCK_OKAY)
+        if (!request->indirect)
             continue;
-        if (block_parse_segments(request, batch->indirect[i]))
-            block_check_extent(&batch->limits, request);
+        if (request->status == BLOCK_OKAY)
+            block_parse_segments(&batch->limits, request, batch->indirect[i]);
+        batch->jobs[i].refused = request->status != BLOCK_OKAY;
     }
 }
 
@@ -300,10 +301,10 @@ static void run(struct block_batch *batch, uint32_t first, uint32_t end)
 
         if (request->status != BLOCK_OKAY)
             continue;
-        if (request->operation == BLOCK_OP_WRITE && block_has_lost(batch->store.disk))
-            block_fail(&batch->jobs[i], -EIO);
-        else if (request->operation != BLOCK_OP_READ && request->operation != BLOCK_OP_WRITE)
+        if (request->operation > BLOCK_OP_WRITE)
             run_ordered(batch, i);
+        else if (request->operation == BLOCK_OP_WRITE && block_has_lost(batch->store.disk))
+            block_fail(&batch->jobs[i], -EIO);
         else if (!batch->store.moves_nothing)
             wait_for(batch, i);
     }
@@ -318,6 +319,12 @@ static void count_one(struct block_counters *done, const struct block_job *job)
     bool okay = request->status == BLOCK_OKAY;
     uint64_t sectors = okay ? request->sectors : 0;
 
+    /* What most are. */
+    if (request->operation == BLOCK_OP_READ && !request->indirect && okay) {
+        done->rd_req++;
+        done->rd_sect += request->sectors;
+        return;
+    }
     done->indirect += request->indirect;
     done->errors += !okay;
     done->refused += job->refused;
@@ -377,16 +384,17 @@ void block_batch_run(struct block_batch *batch, uint32_t count)
     uint32_t first, next, i;
 
     grant_cache_begin(&batch->cache);
-    for (i = 0; i < count; i++)
-        indirect |= batch->jobs[i].request.indirect;
-    if (indirect)
-        fetch_indirect(batch, count);
     for (i = 0; i < count; i++) {
         struct block_job *job = &batch->jobs[i];
 
+        indirect |= job->request.indirect;
         job->refused = job->request.status != BLOCK_OKAY;
-        if (batch->persistent && !job->refused)
-            want_segments(batch, &job->request);
+    }
+    if (indirect)
+        fetch_indirect(batch, count);
+    for (i = 0; i < count && batch->persistent; i++) {
+        if (!batch->jobs[i].refused)
+            want_segments(batch, &batch->jobs[i].request);
     }
     grant_cache_settle(&batch->cache);
     for (first = 0; first < count; first = next) {

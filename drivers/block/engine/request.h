@@ -73,6 +73,8 @@ struct block_limits {
 };
 
 #define BLOCK_HEAD_BYTES 32u /* of a slot: its first segment included */
+/* Bits of a head: of an operation beyond FLUSH, or a count that limits.direct has no bit for. */
+#define BLOCK_NOT_DIRECT 0xf0fcu
 #define BLOCK_LAST_SECTOR_OF_PAGE 7u
 #define BLOCK_DISCARD_SECURE 1u
 
@@ -121,29 +123,38 @@ BLOCK_INLINE void block_check_extent(const struct block_limits *limits,
         request->status = BLOCK_ERROR;
 }
 
-/* Check all nr_segments, out of a private copy of a slot's or of an indirect page.  Returns whether
- * the status is still BLOCK_OKAY. */
-BLOCK_INLINE bool block_parse_segments(struct block_request *request, const uint8_t *from)
+/* Check one segment, out of a private copy.  Returns how many sectors it has, 0 if it is refused. */
+BLOCK_INLINE uint32_t block_parse_segment(struct block_segment *segment, const uint8_t *from)
+{
+    uint32_t places = block_get32(from + 4), first = places & 0xff, last = places >> 8 & 0xff;
+
+    segment->gref = block_get32(from);
+    segment->first = (uint8_t)first;
+    segment->last = (uint8_t)last;
+    return first > last || last > BLOCK_LAST_SECTOR_OF_PAGE ? 0 : last - first + 1;
+}
+
+/* Check all nr_segments, out of a private copy of a slot's or of an indirect page, and where they
+ * lie on the disk. */
+BLOCK_INLINE void block_parse_segments(const struct block_limits *limits,
+                                       struct block_request *request, const uint8_t *from)
 {
     struct block_segment *segment = request->segments;
     const uint8_t *end = from + request->nr_segments * BLOCK_SEGMENT_BYTES;
     uint32_t sectors = 0;
 
     for (; from != end; from += BLOCK_SEGMENT_BYTES, segment++) {
-        uint32_t places = block_get32(from + 4), first = places & 0xff, last = places >> 8 & 0xff;
+        uint32_t some = block_parse_segment(segment, from);
 
-        segment->gref = block_get32(from);
-        segment->first = (uint8_t)first;
-        segment->last = (uint8_t)last;
-        if (first > last || last > BLOCK_LAST_SECTOR_OF_PAGE) {
+        if (!some) {
             request->sectors = 0;
             request->status = BLOCK_ERROR;
-            return false;
+            return;
         }
-        sectors += last - first + 1;
+        sectors += some;
     }
     request->sectors = sectors;
-    return true;
+    block_check_extent(limits, request);
 }
 
 static inline void block_parse_discard(const struct block_limits *limits,
@@ -209,15 +220,22 @@ BLOCK_INLINE void block_take(uint32_t abi, const struct block_limits *limits,
     request->operation = (uint8_t)operation;
     request->indirect = false;
     request->status = BLOCK_OKAY;
-    if (operation <= BLOCK_OP_FLUSH && count <= BLOCK_DIRECT_SEGMENTS &&
-        (limits->direct[operation] >> count & 1)) {
+    if (!(head & BLOCK_NOT_DIRECT) && (limits->direct[operation] >> count & 1)) {
+        request->nr_segments = count;
+        if (count == 1) {
+            /* It is in the head, and most have no more. */
+            request->sectors = block_parse_segment(request->segments, message + layout->segments);
+            if (request->sectors)
+                block_check_extent(limits, request);
+            else
+                request->status = BLOCK_ERROR;
+            return;
+        }
         length = layout->segments + count * BLOCK_SEGMENT_BYTES;
         if (length > BLOCK_HEAD_BYTES)
             xenpy_copy_once(message + BLOCK_HEAD_BYTES, shared + BLOCK_HEAD_BYTES,
                             length - BLOCK_HEAD_BYTES);
-        request->nr_segments = count;
-        if (block_parse_segments(request, message + layout->segments))
-            block_check_extent(limits, request);
+        block_parse_segments(limits, request, message + layout->segments);
         return;
     }
     request->sectors = 0;
