@@ -28,8 +28,8 @@ class Fault:
         old, new: the exact text, once in the file, and what takes its place.
         killer: the test that must fail.
         why: what the fault would do, and the rule or advisory behind it.
-        hangs: seconds after which a killer that waits for ever counts as failed, for a lost
-            wake-up; None: it must fail by itself.
+        hangs: seconds, at least, after which a killer that waits for ever counts as failed, for a
+            lost wake-up; None: it must fail by itself.
         alone: two threads must run at the same time for it to show: not on a busy machine.
     """
 
