@@ -137,13 +137,20 @@ class Channel:
             port = ports.bind(domid, keys.port, self._fired)
             table = held.enter_context(xen.open_grants())
             page = table.map(domid, [keys.ring_ref], notify_offset=CLIENT.live, notify_port=port)
-            with page.view() as view:
-                layout, left_refs, right_refs = parse_page(bytes(view))
-            left = _map(table, domid, left_refs, writable=True)
-            right = _map(table, domid, right_refs, writable=False)
+            try:
+                with page.view() as view:
+                    layout, left_refs, right_refs = parse_page(bytes(view))
+                left = _map(table, domid, left_refs, writable=True)
+                right = _map(table, domid, right_refs, writable=False)
+            except PeerError:
+                # Keys outlive their server for a moment; it has left nothing, or the next one has
+                # the page for something else.
+                if SharedByte(page, CLIENT.peer_live).get() == Live.GONE:
+                    raise _refused(domid) from None
+                raise
             self._attach(layout, page, left, right, port)
             if self.peer() is not Live.HERE:
-                raise xen_error(errno.ECONNREFUSED, "vchan", "the server has closed", domid=domid)
+                raise _refused(domid)
             self._live.put(Live.HERE)
             self.want(NOTIFY_WRITE)
             ports.notify(port)
@@ -209,6 +216,10 @@ class Channel:
         self._live.put(Live.GONE)
         self._ports.notify(self.port)
         self._held.close()
+
+
+def _refused(domid: DomId) -> XenError:
+    return xen_error(errno.ECONNREFUSED, "vchan", "the server has closed", domid=domid)
 
 
 def _map(table: GrantTable, domid: DomId, refs: list[GrantRef], *, writable: bool) -> Memory | None:

@@ -57,7 +57,7 @@ class Link:
         self._done = 0
         self._done_bytes = 0
         self._telling = False
-        self._waiters: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
+        self._waiters: list[tuple[Callable[[], bool], int, asyncio.Future[None]]] = []
         channel.on_event = self._service
 
     def __repr__(self) -> str:
@@ -324,21 +324,29 @@ class Link:
             if condition():
                 return
             self._tell()
-            waiter = condition, self._loop.create_future()
+            waiter = condition, bit, self._loop.create_future()
             self._waiters.append(waiter)
             try:
-                await waiter[1]
+                await waiter[2]
             finally:
                 self._waiters.remove(waiter)
 
     def _wake(self) -> int:
         """Let go on whoever has what it waits for.  Returns how many."""
         woken = 0
-        for condition, waiter in list(self._waiters):
-            if not waiter.done() and (self.closed or condition()):
+        for condition, bit, waiter in list(self._waiters):
+            if not waiter.done() and (self.closed or condition() or self._still(condition, bit)):
                 waiter.set_result(None)
                 woken += 1
         return woken
+
+    def _still(self, condition: Callable[[], bool], bit: int) -> bool:
+        """Ask to be told once more: whoever notified us has taken the bit away, and may have done
+        so late, for what had been found before without it.  Returns whether `condition` holds now.
+        """
+        if not self.closed:
+            self.channel.want(bit)
+        return self.closed or condition()
 
     # What the peer is told, and when
 

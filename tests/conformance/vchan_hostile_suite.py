@@ -12,6 +12,7 @@ import time
 
 import pytest
 
+from conformance.block_front import PATIENCE
 from conformance.vchan_arena import Arena, Arenas
 from conformance.vchan_raw import RawClient, RawServer
 from conformance.vchan_suite import SOON, both, on
@@ -33,6 +34,21 @@ def test_orders_out_of_range(arenas: Arenas, left: int, right: int) -> None:
         async with RawServer(arena, left, right):
             with pytest.raises(PeerError, match="order"):
                 await arena.connect()
+
+    on(arenas, body)
+
+
+@pytest.mark.parametrize(("order", "grants"), [(0, []), (12, [NOWHERE, NOWHERE])])
+def test_keys_that_have_outlived_their_server(
+    arenas: Arenas, order: int, grants: list[int]
+) -> None:
+    """The page is another's by now, or what it lists is: the next server is waited for."""
+
+    async def body(arena: Arena) -> None:
+        async with RawServer(arena, order, order, *grants) as server:
+            server.set(srv_live=0)
+            with pytest.raises(XenTimeoutError, match="the server has closed"):
+                await arena.connect(timeout=SOON)
 
     on(arenas, body)
 
@@ -268,6 +284,35 @@ def test_a_storm_of_notifications(arenas: Arenas) -> None:
             server.notify()
             assert await reading == b"yes"
             writer.close()
+
+    on(arenas, body)
+
+
+@pytest.mark.parametrize("bit", [1, 2], ids=["reading", "writing"])
+def test_a_notification_that_comes_late(arenas: Arenas, bit: int) -> None:
+    """It is for what was found before without it, and takes with it the request to hear of what
+    comes next: a peer that was held up between its write and its look at the byte."""
+
+    async def body(arena: Arena) -> None:
+        async with RawServer(arena) as server:
+            reader, writer = await arena.connect()
+            if bit == 1:
+                waiting: asyncio.Task[object] = asyncio.create_task(reader.readexactly(1))
+            else:
+                waiting = asyncio.create_task(writer.send(bytes(1025)))
+            async with asyncio.timeout(PATIENCE / 3):
+                for _ in range(4):
+                    while not server.get("srv_notify") & bit:
+                        await asyncio.sleep(0.01)
+                    server.set(srv_notify=0)
+                    server.notify()
+                while not server.get("srv_notify") & bit:
+                    await asyncio.sleep(0.01)
+            server.put(2048, b"x")
+            server.set(right_prod=1, left_cons=1024)
+            server.notify()
+            assert await waiting == (b"x" if bit == 1 else None)
+            writer.abort()
 
     on(arenas, body)
 

@@ -1354,6 +1354,22 @@ VCHAN_FAULTS: Final = (
         "libxenvchan.h, libxenvchan_close: the other side can still read what is pending",
     ),
     Fault(
+        "vchan: a late notification takes the request with it",
+        VCHAN_LINK,
+        "            self.channel.want(bit)\n        return self.closed or condition()\n",
+        "            pass\n        return self.closed or condition()\n",
+        f"{VCHAN}::test_a_notification_that_comes_late[reading]",
+        "libxenvchan's io.c asks again at each look: nobody hears of the next byte, and both wait",
+    ),
+    Fault(
+        "vchan: a server that was torn away is a liar",
+        "drivers/vchan/channel.py",
+        "                if SharedByte(page, CLIENT.peer_live).get() == Live.GONE:\n",
+        "                if self.closed:\n",
+        f"{VCHAN}::test_keys_that_have_outlived_their_server[0-grants0]",
+        "a client that comes again finds the keys of the channel before, until they are withdrawn",
+    ),
+    Fault(
         "vchan: every notification counts as work",
         VCHAN_LINK,
         "        return found + (self.gone != gone) + (len(self._pending) != pending)\n",
