@@ -319,10 +319,7 @@ class Link:
 
     async def _until(self, condition: Callable[[], bool], bit: int) -> None:
         """Return once it holds, or the link is closed; `bit` is what may make it hold."""
-        while not (self.closed or condition()):
-            self.channel.want(bit)
-            if condition():
-                return
+        while not (self.closed or condition() or self._asked(condition, bit)):
             self._tell()
             waiter = condition, bit, self._loop.create_future()
             self._waiters.append(waiter)
@@ -335,14 +332,14 @@ class Link:
         """Let go on whoever has what it waits for.  Returns how many."""
         woken = 0
         for condition, bit, waiter in list(self._waiters):
-            if not waiter.done() and (self.closed or condition() or self._still(condition, bit)):
+            if not waiter.done() and (self.closed or condition() or self._asked(condition, bit)):
                 waiter.set_result(None)
                 woken += 1
         return woken
 
-    def _still(self, condition: Callable[[], bool], bit: int) -> bool:
-        """Ask to be told once more: whoever notified us has taken the bit away, and may have done
-        so late, for what had been found before without it.  Returns whether `condition` holds now.
+    def _asked(self, condition: Callable[[], bool], bit: int) -> bool:
+        """Ask to be told, and look again; anew after each event: whoever notified us has taken the
+        bit away, and may have done so late, for what had been found before without it.
         """
         if not self.closed:
             self.channel.want(bit)
