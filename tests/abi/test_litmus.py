@@ -26,6 +26,7 @@ def litmus(tmp_path: Path, *flags: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_no_wake_up_is_lost_in_ten_million_rounds(tmp_path: Path) -> None:
     done = litmus(tmp_path)
     assert (done.returncode, done.stdout) == (0, "")

@@ -21,6 +21,7 @@ HEADING = re.compile(r"^#+ +(.*)$", re.M)
 MODULE = re.compile(r"^\.\. automodule:: (.*)$", re.M)
 
 
+@pytest.mark.slow
 def test_sphinx_finds_no_fault(tmp_path: Path) -> None:
     html = tmp_path / "html"
     done = subprocess.run(

@@ -19,6 +19,8 @@ from xenpy.cli.errors import UsageError
 from xenpy.cli.main import main
 from xenpy.cli.new import generate
 
+pytestmark = pytest.mark.slow
+
 NAME = "lamp_switch"
 
 

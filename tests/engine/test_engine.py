@@ -48,6 +48,7 @@ def run(directory: Path, name: str, flags: tuple[str, ...], *arguments: str) -> 
     return done.stdout
 
 
+@pytest.mark.slow
 @every_way
 @pytest.mark.parametrize("pages", ["1", "16"])
 def test_a_random_history_gives_what_a_model_says(tmp_path: Path, flags: int, pages: str) -> None:
@@ -60,6 +61,7 @@ def test_no_data_race_with_an_honest_frontend(tmp_path: Path, flags: int) -> Non
     run(tmp_path, "history", THREAD, "200", SEED, str(flags), "1")
 
 
+@pytest.mark.slow
 @both_ways
 @pytest.mark.parametrize("requests", many)
 def test_r3_slots_that_change_while_they_are_read(
@@ -110,6 +112,7 @@ def test_a_lost_write_is_known_to_all_queues(tmp_path: Path, sanitizer: tuple[st
     run(tmp_path, "flushes", sanitizer)
 
 
+@pytest.mark.slow
 @every_way
 def test_what_is_recorded_is_what_the_ring_carried(tmp_path: Path, flags: int) -> None:
     said = run(tmp_path, "trace", ADDRESS, "40000", SEED, str(flags), "1")
@@ -136,6 +139,7 @@ def test_no_record_is_ever_half_of_one(tmp_path: Path) -> None:
     assert int(lost) > 0
 
 
+@pytest.mark.slow
 def test_who_looks_into_a_ring_sees_what_stands_there(tmp_path: Path) -> None:
     for _ in range(10):
         # Both threads must have run at the same time, which a busy machine may put off.

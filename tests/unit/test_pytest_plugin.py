@@ -17,6 +17,8 @@ from xml.etree import ElementTree
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 CONFTEST = """\
 from stand_in_dom0 import pytest_xen_dom0

@@ -20,6 +20,8 @@ from conformance.daemon_process import DaemonProcess
 from fences import ROOT
 from xenpy.vm import disk
 
+pytestmark = pytest.mark.slow
+
 GUEST = "front"
 SIZE = 8 << 20
 PREPARE = f"""
@@ -66,7 +68,6 @@ def xenpy(words: str) -> str:
     return inside(f"chroot /mnt sh -c '{XENPY} {words}'")
 
 
-@pytest.mark.slow
 def test_a_guest_reads_and_writes_a_disk_without_its_kernel(guest: str, image: Path) -> None:
     with pytest.raises(disk.CommandError, match="the kernel drives it"):
         xenpy("info xvdb")

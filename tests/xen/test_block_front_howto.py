@@ -19,6 +19,8 @@ from conformance.typed_page import section, type_in
 from conformance.xen_env import nothing_left_in_the_hypervisor
 from fences import ROOT
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["nothing_left_in_the_hypervisor"]
 
 PAGE = Path("docs/howto/read-a-disk.md")

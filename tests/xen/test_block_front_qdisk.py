@@ -19,6 +19,8 @@ from xenpy.drivers.block.front import BlockDevice
 from xenpy.drivers.block.front_link import Wishes
 from xenpy.xenstore import Store
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["nothing_left_in_the_hypervisor"]
 
 QEMU = "/usr/libexec/xen-qemu-system-i386"

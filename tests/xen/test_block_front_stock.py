@@ -22,6 +22,8 @@ from xenpy.drivers.block.front_protocol import indirect_pages
 from xenpy.errors import XenError
 from xenpy.xenstore import Store
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["nothing_left_in_the_hypervisor"]
 
 SIZE = 16 << 20

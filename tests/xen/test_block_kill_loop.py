@@ -33,6 +33,8 @@ from xenpy.types import DOM0
 from xenpy.vm import disk
 from xenpy.xenstore import Store
 
+pytestmark = pytest.mark.slow
+
 BLOCKS = 256
 SEED = 20261124
 
@@ -79,7 +81,6 @@ async def look(front: BlockDevice, ledger: Ledger) -> None:
     ledger.settle(read)
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("kills", [3, pytest.param(180, marks=pytest.mark.long)])
 def test_nothing_flushed_is_missing_after_a_kill(
@@ -148,7 +149,6 @@ def until_said(said: Path) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.long)])
 def test_nothing_flushed_by_a_guest_is_missing_after_a_kill(

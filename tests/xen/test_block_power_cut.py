@@ -21,6 +21,8 @@ from conformance.log_writes import dmsetup, entries, logged_disk
 from conformance.stamps import BLOCK, Ledger
 from conformance.stock_backends import run
 
+pytestmark = pytest.mark.slow
+
 BLOCKS = 512
 LOG_MIB = 64
 SEED = 20261124
@@ -102,7 +104,6 @@ def lost(log: Path, owed: Mapping[str, Ledger]) -> Mapping[str, list[str]]:
     return found
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("cuts", [5, pytest.param(50, marks=pytest.mark.long)])
 def test_what_was_flushed_survives_a_power_cut(tmp_path: Path, page: mmap.mmap, cuts: int) -> None:
     owed = cut_again_and_again(tmp_path, page, cuts)
@@ -110,7 +111,6 @@ def test_what_was_flushed_survives_a_power_cut(tmp_path: Path, page: mmap.mmap, 
     print(f"{cuts} cuts, {list(owed.values())[-1].turn} writes")
 
 
-@pytest.mark.slow
 def test_a_daemon_that_does_not_flush_is_found_out(tmp_path: Path, page: mmap.mmap) -> None:
     source, library = tmp_path / "no_flush.c", tmp_path / "no_flush.so"
     source.write_text(NO_FLUSH)

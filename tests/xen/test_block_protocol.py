@@ -16,6 +16,8 @@ from conformance.block_suite import *  # noqa: F403 - the tests themselves
 from conformance.xen_env import Loopback, nothing_left_in_the_hypervisor
 from xenpy.vm.disk import xen_version
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["nothing_left_in_the_hypervisor"]
 
 NEWEST = (4, 20)

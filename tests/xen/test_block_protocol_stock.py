@@ -20,6 +20,8 @@ from conformance.dom0_disk import DISK, attached, xenpy
 from conformance.stock_backends import a_loop
 from xenpy.drivers.block.vdev import parse_vdev
 
+pytestmark = pytest.mark.slow
+
 XVDZ = parse_vdev("xvdz")
 SECTORS_OF_16_MIB = 32768
 CDROM_GET_CAPABILITY = 0x5331

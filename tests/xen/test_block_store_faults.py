@@ -22,6 +22,8 @@ from conformance.dom0_disk import attached
 from conformance.log_writes import a_mapped_device, dmsetup
 from conformance.stock_backends import a_loop, run
 
+pytestmark = pytest.mark.slow
+
 MIB = 1 << 20
 SIZE = 16 * MIB
 SECTORS = SIZE // 512

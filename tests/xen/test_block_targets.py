@@ -9,6 +9,8 @@ from conformance.block_front import BlockEnvironment
 from conformance.block_target_suite import *  # noqa: F403 - the tests themselves
 from conformance.xen_env import Loopback, nothing_left_in_the_hypervisor
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["nothing_left_in_the_hypervisor"]
 
 

@@ -20,6 +20,8 @@ from conformance.nbd_server import QemuNbd
 from xenpy.drivers.block.vdev import parse_vdev
 from xenpy.vm import disk
 
+pytestmark = pytest.mark.slow
+
 SIZE = 16 * MIB
 
 
@@ -173,7 +175,6 @@ def guests_disks(daemon: DaemonProcess) -> list[dict[str, int]]:
     return [counters for name, counters in found if not name.startswith("vbd3/0/")]
 
 
-@pytest.mark.slow
 def test_a_guest_s_file_system_is_in_the_qcow2_image(
     daemon: DaemonProcess, server: QemuNbd, tmp_path: Path
 ) -> None:

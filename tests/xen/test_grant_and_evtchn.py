@@ -10,11 +10,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from conformance.block_front import eventually
 from conformance.daemon_process import PATIENCE, XENPY, DaemonProcess
 from conformance.guests import daemon, domains, guest, image
 from conformance.xen_env import nothing_left_in_the_hypervisor
 from xenpy.vm import disk
+
+pytestmark = pytest.mark.slow
 
 __all__ = ["daemon", "image", "nothing_left_in_the_hypervisor"]
 

@@ -13,6 +13,8 @@ from conformance.daemon_process import PATIENCE, DaemonProcess
 from conformance.guests import FILE_SYSTEM, daemon, guest, image, inside, until_unserved
 from xenpy.vm import disk
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["daemon", "image"]
 
 COUNTS = """
@@ -58,7 +60,6 @@ def restore(state: Path, name: str, image: Path) -> None:
     disk.run("xenvm-guest", "wait", name)
 
 
-@pytest.mark.slow
 def test_a_guest_is_saved_and_restored_while_it_writes(
     daemon: DaemonProcess, image: Path, tmp_path: Path
 ) -> None:
@@ -83,7 +84,6 @@ def test_a_guest_is_saved_and_restored_while_it_writes(
     disk.run("e2fsck", "-fn", str(image))
 
 
-@pytest.mark.slow
 def test_a_guest_that_is_paused_finds_its_disk_again(daemon: DaemonProcess, image: Path) -> None:
     with guest("paused", image) as name:
         inside(name, COUNTS)
@@ -94,7 +94,6 @@ def test_a_guest_that_is_paused_finds_its_disk_again(daemon: DaemonProcess, imag
         until_it_counts(name)
 
 
-@pytest.mark.slow
 def test_a_guest_reboots(daemon: DaemonProcess, image: Path) -> None:
     """xl makes a new domain of it; before Xen 4.19 it knows nothing of the disk."""
     with guest("again", image, "--line", "on_reboot = 'restart'") as name:

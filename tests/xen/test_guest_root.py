@@ -15,6 +15,8 @@ from conformance.daemon_process import PATIENCE, DaemonProcess
 from conformance.nbd_server import QemuNbd
 from xenpy.vm import disk
 
+pytestmark = pytest.mark.slow
+
 PROGRAMS = ("bash", "cat", "dd", "mkdir", "mount", "sha256sum", "sync")
 """Debian's own; busybox only turns the machine off."""
 
@@ -58,7 +60,6 @@ def root_file_system(work: Path) -> Path:
     return image
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["pv", "pvh"])
 def test_a_guest_boots_its_root_from_a_qcow2_image_over_nbd(tmp_path: Path, kind: str) -> None:
     image, name = root_file_system(tmp_path), f"root{kind}"

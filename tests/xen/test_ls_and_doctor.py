@@ -20,6 +20,8 @@ from xenpy.drivers.block.front import BlockDevice
 from xenpy.vm import disk
 from xenpy.xenstore import Store
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["nothing_left_in_the_hypervisor"]
 
 MIB = 1 << 20

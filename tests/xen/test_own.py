@@ -30,6 +30,8 @@ from xenpy.testing.world import this_xen
 from xenpy.types import DOM0
 from xenpy.vm import disk
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["nothing_left_in_the_hypervisor"]
 
 

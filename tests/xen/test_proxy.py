@@ -34,6 +34,8 @@ from conformance.tapping import tapping
 from conformance.xen_env import nothing_left_in_the_hypervisor
 from xenpy.xenstore import Store
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["nothing_left_in_the_hypervisor"]
 
 SIZE = 32 * MIB
@@ -101,7 +103,6 @@ def between_stock_halves(front: str, directory: Path) -> None:
     (directory / "seen").write_bytes(seen)
 
 
-@pytest.mark.slow
 @acted
 async def test_fio_finds_every_checksum_right_through_a_delay_and_a_rewrite(
     tmp_path: Path,

@@ -11,6 +11,8 @@ import pytest
 from conformance.block_front import PATIENCE
 from conformance.xen_env import nothing_left_in_the_hypervisor
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["nothing_left_in_the_hypervisor"]
 
 RING = 64 << 10

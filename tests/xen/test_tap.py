@@ -10,6 +10,8 @@ from conformance.xen_env import nothing_left_in_the_hypervisor
 from conformance.xen_framework import XenFramework
 from xenpy.types import DomId
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["nothing_left_in_the_hypervisor"]
 
 

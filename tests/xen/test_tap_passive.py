@@ -30,6 +30,8 @@ from xenpy.vm import disk
 from xenpy.vm.bench.disks import HOTPLUG, HOTPLUG_TEXT
 from xenpy.xenstore import Store
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["nothing_left_in_the_hypervisor"]
 
 SIZE = 64 << 20

@@ -12,6 +12,8 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
+import pytest
+
 from conformance.block_front_suite import acted
 from conformance.daemon_process import DaemonProcess
 from conformance.dom0_disk import attached, xenpy
@@ -22,6 +24,8 @@ from conformance.xen_env import nothing_left_in_the_hypervisor
 from xenpy.capture import Capture
 from xenpy.drivers.block.replay import wanted
 from xenpy.xenstore import Store
+
+pytestmark = pytest.mark.slow
 
 __all__ = ["nothing_left_in_the_hypervisor"]
 

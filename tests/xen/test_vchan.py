@@ -18,6 +18,8 @@ from conformance.xen_env import nothing_left_in_the_hypervisor
 from fences import ROOT
 from xenpy.errors import XenConnectionError
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["nothing_left_in_the_hypervisor"]
 
 CLIENT = """\

@@ -10,9 +10,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
+
 from conformance.typed_page import section, type_in
 from conformance.xen_env import nothing_left_in_the_hypervisor
 from fences import ROOT
+
+pytestmark = pytest.mark.slow
 
 __all__ = ["nothing_left_in_the_hypervisor"]
 
